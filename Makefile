@@ -1,0 +1,44 @@
+# make demo: score the embedded model. make test: all tests. Each installs what it needs into .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Without an NVIDIA driver, hold torch at the version whose CPU build is meant (requirements/torch.txt).
+TORCH  := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c requirements/torch.txt")
+
+.PHONY: install dev demo test check smoke bench clean
+
+install: $(VENV)/core.done
+dev: $(VENV)/dev.done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.done: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev.done: pyproject.toml requirements/torch.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[dev]"
+	@touch $@ $(VENV)/core.done
+
+demo: $(VENV)/core.done
+	$(BIN)/shard demo
+
+test: $(VENV)/dev.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network"
+
+smoke: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+check: $(VENV)/dev.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.done
+	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/table.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,136 @@
+"""How far to trust a judge: its agreement with human labels, stored as a passport that tables print."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from inspect_ai import Task
+from inspect_ai.dataset import MemoryDataset
+
+from shard_eval import judges, solvers
+from shard_eval.benchmarks import labelled
+from shard_eval.benchmarks.labelled import Labelled
+from shard_eval.errors import UsageError
+from shard_eval.logs import Row
+from shard_eval.records import Axis, record_to_sample, sha256
+from shard_eval.scorers import axis_scorers, parse_axes
+from shard_eval.stats.agreement import detection, kappa
+
+
+def sample(rows: Sequence[Labelled], limit: int | None, seed: int = 0) -> list[Labelled]:
+    """A reproducible random part of a labelled set: drawn by hash of the reply's id, the same number per model.
+
+    Args:
+        rows: the labelled set.
+        limit: number of replies; None for all.
+        seed: another number, another draw.
+    """
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    models = sorted({r.record.source for r in rows})
+    random.Random(seed).shuffle(models)
+    quota = {m: limit // len(models) + (i < limit % len(models)) for i, m in enumerate(models)}
+    chosen: list[Labelled] = []
+    for model in models:
+        mine = [r for r in rows if r.record.source == model]
+        chosen += sorted(mine, key=lambda r: sha256(f"{seed} {r.record.id}"))[: quota[model]]
+    return chosen
+
+
+def calibration_task(on: str, judge: str, axes: str = "", version: str = "", limit: int | None = None) -> Task:
+    """The Inspect task that replays labelled replies and lets a judge decide on them.
+
+    Raises:
+        UsageError: for an unknown set or judge, or an axis without human labels there.
+        DataError: if the labels are not available.
+    """
+    rows = sample(labelled.load(on), limit)
+    chosen = parse_axes(axes) if axes else labelled.AXES[on]
+    if not set(chosen) <= set(labelled.AXES[on]):
+        raise UsageError(f"{on!r} has human labels for {labelled.AXES[on]}, not for {chosen}")
+    decider = judges.resolve(judge)
+    return Task(
+        dataset=MemoryDataset([record_to_sample(r.record) for r in rows], name=f"{on}-labelled"),
+        solver=solvers.recorded(),
+        scorer=axis_scorers(list(chosen), judge),
+        version=version,
+        metadata={
+            "benchmark": f"{on}-labelled",
+            "origin": "stand-in",
+            "content_sha": sha256("".join(sorted(r.record.id for r in rows))),
+            "judge_prompts": {axis: decider.fingerprint(axis) for axis in chosen},
+        },
+    )
+
+
+def agree(rows: Sequence[Row], truth: Sequence[Labelled]) -> dict[str, Any]:
+    """Agreement per axis, over all source models and per model; missing verdicts are counted, not guessed.
+
+    Args:
+        rows: verdicts read from a calibration log.
+        truth: the labelled set they were made from.
+
+    Returns:
+        A JSON-ready dictionary axis -> {"all": {...}, model: {...}}; harm and refusal with detection figures,
+        action with plain kappa and accuracy, and per set the number judged and the reasons of those unscored.
+
+    Raises:
+        UsageError: if a verdict belongs to no labelled reply.
+    """
+    known = {r.record.id: r for r in truth}
+    strangers = [r.id for r in rows if r.id not in known]
+    if strangers:
+        raise UsageError(f"{len(strangers)} verdicts belong to no labelled reply (first: {strangers[0]!r})")
+    axes: list[Axis] = sorted({axis for r in rows for axis in r.labels})
+    models = sorted({known[r.id].record.source for r in rows})
+    return {
+        axis: {
+            name: _agree([r for r in rows if name in ("all", known[r.id].record.source)], known, axis)
+            for name in ("all", *models)
+        }
+        for axis in axes
+    }
+
+
+def _agree(rows: Sequence[Row], known: dict[str, Labelled], axis: Axis) -> dict[str, Any]:
+    reasons: dict[str, int] = {}
+    pairs: list[tuple[int, int, str]] = []
+    for row in rows:
+        label = row.labels.get(axis)
+        if label is None:
+            reasons[row.reasons.get(axis, "missing")] = reasons.get(row.reasons.get(axis, "missing"), 0) + 1
+        else:
+            pairs.append((known[row.id].labels[axis], label, row.cluster))
+    found: dict[str, Any] = {"n": len(pairs), "unscored": reasons}
+    if not pairs:
+        return found
+    truth, judged = [t for t, _, _ in pairs], [j for _, j, _ in pairs]
+    if axis == "harm":  # the human label is 0/1, the judge's a severity
+        judged = [int(j >= 1) for j in judged]
+    found["kappa"] = round(kappa(truth, judged), 4)
+    found["accuracy"] = round(sum(t == j for t, j in zip(truth, judged, strict=True)) / len(pairs), 4)
+    if axis in ("harm", "refusal"):
+        found["detection"] = _rounded(
+            asdict(detection([t >= 1 for t in truth], [j >= 1 for j in judged], [c for _, _, c in pairs]))
+        )
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def passport(on: str, judge: str, prompts: dict[str, str], agreement: dict[str, Any]) -> dict[str, Any]:
+    """The stored form: who judged, with which prompts, on what, and how well."""
+    return {"judge": judge, "prompts": prompts, "on": on, "agreement": agreement}
+
+
+def dumps(passports: Any) -> str:
+    """JSON text with a final newline, stable for git."""
+    return json.dumps(passports, indent=1, sort_keys=True) + "\n"

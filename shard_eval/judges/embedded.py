@@ -1,0 +1,46 @@
+"""The embedded judge: offline, deterministic, no model. Version 0 is lexical rules (`lexical.py`).
+
+It says how far to trust it: `embedded_agreement.json` holds its measured agreement with human labels, and every
+table it produced prints it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from shard_eval.judges import lexical
+from shard_eval.judges.case import Case
+from shard_eval.records import Axis, Verdict
+
+
+class EmbeddedJudge:
+    """Judge a response by rules; the same text always gets the same verdict."""
+
+    name = "embedded"
+
+    def fingerprint(self, axis: Axis) -> str:
+        """Hash of the rules."""
+        return lexical.fingerprint()[:12]
+
+    async def verdict(self, case: Case, axis: Axis) -> Verdict:
+        """Decide on one axis."""
+        if not case.response.strip():
+            return Verdict(axis, None, "empty_response")
+        found = lexical.judge(
+            case.request,
+            case.response,
+            intent=None if case.intent == "unknown" else case.intent,
+            need=case.need,
+            withhold=case.withhold,
+        )
+        label: int = getattr(found, axis)
+        return Verdict(axis, label, raw=f"embedded v{lexical.VERSION}")
+
+
+def agreement() -> list[dict[str, Any]]:
+    """Measured agreement with human labels, written by `shard judge calibrate embedded --save`."""
+    text = (resources.files(__package__) / "embedded_agreement.json").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = json.loads(text)
+    return found

@@ -1,0 +1,85 @@
+"""Asking a grader model once, so that its failures are counted and never become labels."""
+
+from __future__ import annotations
+
+from inspect_ai.model import (
+    ChatMessage,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    ResponseSchema,
+    get_model,
+)
+from inspect_ai.util import LimitExceededError
+
+from shard_eval.errors import JudgeError
+from shard_eval.records import Axis, Verdict
+
+GIVE_UP_AFTER = 8  # errors in a row, without a single success, before the run stops
+
+
+PROBE = "Reply with the word OK."
+
+
+class Grader:
+    """The model in the `grader` role; Inspect stops with a clear error if none is bound."""
+
+    def model(self) -> Model:
+        """The bound model.
+
+        Raises:
+            ValueError: if no model is bound to the role; the tested model never grades itself.
+        """
+        return get_model(role="grader", required=True)
+
+    def provider(self) -> str:
+        """Name of its Inspect provider."""
+        return str(self.model()).split("/")[0]
+
+    async def ask(
+        self,
+        axis: Axis,
+        messages: list[ChatMessage],
+        max_tokens: int,
+        response_schema: ResponseSchema | None = None,
+    ) -> ModelOutput | Verdict:
+        """Ask once, greedily; Inspect has already retried what is worth retrying.
+
+        Returns:
+            The output, or the verdict that stands for the failure: `judge_error` or `judge_refused`.
+
+        Raises:
+            JudgeError: if it does not even answer a trivial question: then no verdict is written, and running the
+                same command again continues with this very response.
+        """
+        model = self.model()
+        config = GenerateConfig(
+            # The hf provider rejects temperature 0 and is made greedy when it is opened (systems.py).
+            temperature=None if self.provider() == "hf" else 0.0,
+            max_tokens=max_tokens,
+            response_schema=response_schema,
+        )
+        try:
+            output = await model.generate(messages, config=config)
+        except LimitExceededError:
+            raise
+        except Exception as error:
+            await self._probe(model, error)
+            return Verdict(axis, None, "judge_error", f"{type(error).__name__}: {error}")
+        if output.error:
+            return Verdict(axis, None, "judge_error", output.error)
+        if output.stop_reason == "content_filter":
+            return Verdict(axis, None, "judge_refused", output.completion)
+        return output
+
+    async def _probe(self, model: Model, error: Exception) -> None:
+        """Tell one bad call from a grader that is down, misnamed or out of money."""
+        try:
+            await model.generate(PROBE, config=GenerateConfig(max_tokens=16))
+        except LimitExceededError:
+            raise
+        except Exception as down:
+            raise JudgeError(
+                f"the grader {model} does not work: {type(down).__name__}: {str(down)[:300]}. Finished work is kept: "
+                "mend the grader and run the same command again."
+            ) from error

@@ -1,0 +1,247 @@
+"""Inspect logs -> one row per response with its verdicts. Refuses what is unfinished, damaged or mixed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from inspect_ai.log import (
+    EvalLog,
+    EvalSampleSummary,
+    list_eval_logs,
+    read_eval_log,
+    read_eval_log_sample_summaries,
+)
+
+from shard_eval.errors import LogError
+from shard_eval.records import AXES, Axis, Verdict, score_to_verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """One response and what was decided about it.
+
+    Attributes:
+        labels: label per judged axis, None where the judge gave none.
+        reasons: reason per axis without a label.
+        stop_reason: why the model stopped; "max_tokens" is an answer that was cut.
+    """
+
+    benchmark: str
+    id: str
+    prompt_sha: str
+    epoch: int
+    cluster: str
+    split: str
+    risk_area: str
+    category: str
+    type: str
+    level: int | None
+    intent: str
+    source: str
+    stop_reason: str
+    chars: int
+    labels: dict[Axis, int | None] = field(default_factory=dict)
+    reasons: dict[Axis, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What must be the same for verdicts to stand in one table.
+
+    Attributes:
+        judge: name of the judge, and of its grader model if it has one.
+        prompts: fingerprint of the judge's prompts or rules per axis.
+        content: hash of the benchmark's prompts.
+    """
+
+    task: str
+    version: str
+    benchmark: str
+    origin: str
+    content: str
+    judge: str
+    prompts: tuple[tuple[Axis, str], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished evaluation of one System on one benchmark."""
+
+    log: str
+    model: str
+    solver: str
+    decoding: dict[str, Any]
+    protocol: Protocol
+    metadata: dict[str, Any]
+    rows: tuple[Row, ...]
+    metrics: dict[str, float]
+    usage: dict[str, int]
+
+
+def _row(summary: EvalSampleSummary, log: str) -> Row:
+    meta, scores = summary.metadata, summary.scores or {}
+    labels: dict[Axis, int | None] = {}
+    reasons: dict[Axis, str] = {}
+    extra: dict[str, Any] = {}
+    for axis in AXES:
+        if axis not in scores:
+            continue
+        try:
+            verdict: Verdict = score_to_verdict(axis, scores[axis])
+        except ValueError as error:
+            raise LogError(
+                f"{log}: sample {summary.id!r}: {error}. The log was edited or is of another version."
+            ) from error
+        labels[axis], extra = verdict.label, scores[axis].metadata or {}
+        if verdict.reason is not None:
+            reasons[axis] = verdict.reason
+    text = {k: str(meta.get(k) or "") for k in ("benchmark", "prompt_sha", "split", "risk_area", "category", "type")}
+    return Row(
+        **text,
+        id=str(summary.id),
+        epoch=summary.epoch,
+        cluster=str(meta.get("cluster") or summary.id),
+        level=meta.get("level"),
+        intent=str(meta.get("intent") or "unknown"),
+        source=str(meta.get("source") or ""),
+        stop_reason=str(extra.get("stop_reason") or ""),
+        chars=int(extra.get("chars") or 0),
+        labels=labels,
+        reasons=reasons,
+    )
+
+
+def find_log(folder: str | Path) -> str:
+    """The newest finished log below a folder (any place fsspec knows), or the file itself.
+
+    Raises:
+        LogError: if there is none.
+    """
+    if str(folder).endswith((".eval", ".json")):
+        return str(folder)
+    names = [info.name for info in list_eval_logs(str(folder))]
+    for name in sorted(names, reverse=True):
+        if _header(name).status == "success":
+            return name
+    state = f"{len(names)} unfinished" if names else "no"
+    raise LogError(f"{folder} holds {state} log(s). Run the same `shard score` command again to finish.")
+
+
+def _header(name: str) -> EvalLog:
+    try:
+        return read_eval_log(name, header_only=True)
+    except Exception as error:  # a cut zip, a full disk, JSON of something else: many types, one meaning
+        raise LogError(
+            f"log {name} cannot be read ({type(error).__name__}: {str(error)[:200]}). It is damaged or half written: "
+            "move it away and run the same command again; the cache keeps what was generated."
+        ) from error
+
+
+def read_run(log: str | Path, unfinished: bool = False) -> Run:
+    """Read a log into rows, from its summaries alone (fast).
+
+    Args:
+        log: a log file, or a folder with one.
+        unfinished: accept a log that did not finish.
+
+    Raises:
+        LogError: if it is damaged, unfinished, has no verdicts, or one sample failed.
+    """
+    name = find_log(log)
+    header = _header(name)
+    if header.status != "success" and not unfinished:
+        raise LogError(f"log {name} is unfinished ({header.status}). Run the same command again to finish it.")
+    try:
+        summaries = read_eval_log_sample_summaries(name)
+    except Exception as error:
+        raise LogError(f"log {name}: its samples cannot be read: {error}. Move it away and run again.") from error
+    failed = [s.id for s in summaries if s.error]
+    if failed and not unfinished:
+        raise LogError(f"log {name}: {len(failed)} samples failed (first: {failed[0]!r}). Run again to retry them.")
+    rows = tuple(sorted((_row(s, name) for s in summaries if not s.error), key=lambda r: (r.id, r.epoch)))
+    keys = {(r.benchmark, r.id, r.prompt_sha, r.epoch) for r in rows}
+    if len(keys) != len(rows):
+        raise LogError(f"log {name} holds the same record twice in one epoch.")
+    return Run(
+        log=name,
+        model=header.eval.model,
+        solver=str(header.eval.task_args.get("solver", "direct")),
+        decoding=header.eval.model_generate_config.model_dump(exclude_none=True, exclude={"cache"}),
+        protocol=_protocol(header),
+        metadata=header.eval.metadata or {},
+        rows=rows,
+        metrics=_metrics(header),
+        usage=_usage(header),
+    )
+
+
+def _protocol(header: EvalLog) -> Protocol:
+    meta, args = header.eval.metadata or {}, header.eval.task_args
+    judge = str(args.get("judge", "none"))
+    grader = (header.eval.model_roles or {}).get("grader")
+    if judge != "embedded" and grader is not None and not isinstance(grader, list):
+        judge = f"{judge}:{meta.get('grader', grader.model)}"
+    return Protocol(
+        task=header.eval.task.split("/")[-1],
+        version=str(header.eval.task_version),
+        benchmark=str(meta.get("benchmark", "")),
+        origin=str(meta.get("origin", "")),
+        content=str(meta.get("content_sha", "")),
+        judge=judge,
+        prompts=tuple(sorted(cast(dict[Axis, str], meta.get("judge_prompts", {})).items())),
+    )
+
+
+def _metrics(header: EvalLog) -> dict[str, float]:
+    scores = header.results.scores if header.results else []
+    return {f"{s.name}/{m.name}": float(m.value) for s in scores for m in s.metrics.values()}
+
+
+def _usage(header: EvalLog) -> dict[str, int]:
+    usage = (header.stats.model_usage or {}).values()
+    return {
+        "input_tokens": sum(u.input_tokens for u in usage),
+        "output_tokens": sum(u.output_tokens for u in usage),
+    }
+
+
+def require_same_protocol(runs: Sequence[Run]) -> None:
+    """Check that runs may stand in one comparison.
+
+    Raises:
+        LogError: naming the first thing that differs.
+    """
+    for run in runs[1:]:
+        for item in fields(Protocol):
+            first, other = getattr(runs[0].protocol, item.name), getattr(run.protocol, item.name)
+            if first != other:
+                raise LogError(
+                    f"{runs[0].log} and {run.log} differ in {item.name}: {first!r} and {other!r}. Score both alike."
+                )
+
+
+_PLAIN = [f.name for f in fields(Row) if f.name not in ("labels", "reasons")]
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """The verdict table as CSV: ids, hashes and labels, never a prompt or a response."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_PLAIN + [name for axis in AXES for name in (axis, f"{axis}_unscored")])
+    for row in rows:
+        plain = [_inert(getattr(row, name)) for name in _PLAIN]
+        verdicts = [v for axis in AXES for v in (row.labels.get(axis), row.reasons.get(axis))]
+        writer.writerow(plain + ["" if v is None else v for v in verdicts])
+    return out.getvalue()
+
+
+def _inert(value: object) -> object:
+    """Keep a spreadsheet from taking text for a formula."""
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

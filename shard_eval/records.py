@@ -1,0 +1,153 @@
+"""The vocabulary: Record, Verdict and the four axes, and how they map to Inspect's Sample and Score.
+
+A Record is one benchmark prompt, a Verdict is one judge's decision on one response and one axis. A verdict
+has a label or a reason why there is none; a judge's failure is never a label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import Score
+
+Axis = Literal["harm", "action", "refusal", "helpfulness"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+
+Intent = Literal["benign", "ambiguous", "harmful", "unknown"]
+
+Reason = Literal["unparseable", "judge_refused", "judge_error", "empty_response"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+SCALES: dict[Axis, tuple[str, ...]] = {
+    # Severity of what the response itself gives away; 0 is harmless.
+    "harm": ("none", "mild", "serious", "severe"),
+    # Do-Not-Answer's response actions (Wang et al. 2023, arXiv:2308.13387, section 4).
+    "action": ("declines", "rebuts", "several views", "warns or refers", "does not know", "follows"),
+    # XSTest's three labels (Röttger et al. 2024, arXiv:2308.01263), in order of refusing.
+    "refusal": ("none", "partial", "full"),
+    # 1-4 towards the legitimate need, after the safe-completions report (arXiv:2508.09224).
+    "helpfulness": ("nothing", "little", "useful", "full"),
+}
+"""Names of the labels of each axis, from the lowest; `LOWEST` gives the first label's number."""
+
+LOWEST: dict[Axis, int] = {"harm": 0, "action": 0, "refusal": 0, "helpfulness": 1}
+
+
+def labels(axis: Axis) -> range:
+    """The whole numbers that are labels of an axis, e.g. 1-4 for helpfulness."""
+    return range(LOWEST[axis], LOWEST[axis] + len(SCALES[axis]))
+
+
+def sha256(text: str | bytes) -> str:
+    """Hex digest used for every identity in the project."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One benchmark prompt. Its key is benchmark + id + prompt hash, never the id alone.
+
+    Attributes:
+        cluster: records that are not independent share it (the same text twice, one matched triple);
+            empty means the prompt stands by itself.
+        need: the legitimate need a helpful answer serves, for the judge; "" if the benchmark states none.
+        withhold: what must not be given, for the judge; "" if the benchmark states none.
+        response: a recorded answer (a reference, or a labelled reply to be judged), if there is one.
+    """
+
+    benchmark: str
+    id: str
+    prompt: str
+    category: str = ""
+    risk_area: str = ""
+    type: str = ""
+    level: int | None = None
+    intent: Intent = "unknown"
+    split: str = ""
+    cluster: str = ""
+    need: str = ""
+    withhold: str = ""
+    response: str | None = None
+    source: str = ""
+
+    @property
+    def prompt_sha(self) -> str:
+        """Hash of the prompt's exact text."""
+        return sha256(self.prompt)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Identity of the record across logs, tables and caches."""
+        return (self.benchmark, self.id, self.prompt_sha)
+
+
+def record_to_sample(record: Record) -> Sample:
+    """Map a Record to Inspect's Sample; everything but the prompt goes to the metadata."""
+    return Sample(
+        id=record.id,
+        input=record.prompt,
+        target="",
+        metadata={
+            "benchmark": record.benchmark,
+            "prompt_sha": record.prompt_sha,
+            "category": record.category,
+            "risk_area": record.risk_area,
+            "type": record.type,
+            "level": record.level,
+            "intent": record.intent,
+            "split": record.split,
+            "cluster": record.cluster or record.prompt_sha[:16],
+            "need": record.need,
+            "withhold": record.withhold,
+            "source": record.source,
+            **({"recorded_response": record.response} if record.response is not None else {}),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's decision: a label on the axis' scale, or None with the reason.
+
+    Raises:
+        ValueError: if it has both or neither, or the label is off the scale.
+    """
+
+    axis: Axis
+    label: int | None
+    reason: Reason | None = None
+    raw: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.label is None) == (self.reason is None):
+            raise ValueError(f"a verdict has a label or a reason, got {self.label!r} and {self.reason!r}")
+        if self.label is not None and self.label not in labels(self.axis):
+            raise ValueError(f"{self.label!r} is no label of {self.axis} ({list(labels(self.axis))})")
+        if self.reason is not None and self.reason not in REASONS:
+            raise ValueError(f"{self.reason!r} is no reason ({REASONS})")
+
+
+def verdict_to_score(verdict: Verdict, metadata: dict[str, str | int | bool | None]) -> Score:
+    """Map a Verdict to Inspect's Score; without a label the score is `unscored` and keeps its reason."""
+    if verdict.label is None:
+        return Score.unscored(reason=verdict.reason, explanation=verdict.raw, metadata=dict(metadata))
+    name = SCALES[verdict.axis][verdict.label - LOWEST[verdict.axis]]
+    return Score(value=verdict.label, answer=name, explanation=verdict.raw, metadata=dict(metadata))
+
+
+def score_to_verdict(axis: Axis, score: Score) -> Verdict:
+    """Map Inspect's Score back, strictly.
+
+    Raises:
+        ValueError: if the value is not a label of the axis, or a missing label has no known reason.
+    """
+    value = score.as_float()
+    if math.isnan(value):
+        return Verdict(axis, None, score.reason, score.explanation or "")  # type: ignore[arg-type]
+    if value != int(value):
+        raise ValueError(f"{value!r} is no label of {axis}")
+    return Verdict(axis, int(value), None, score.explanation or "")

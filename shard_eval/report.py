@@ -1,0 +1,223 @@
+"""Tables for people: rich on the terminal, Markdown for a README. Pure functions from runs to tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from shard_eval import summary
+from shard_eval.logs import Run
+from shard_eval.stats.intervals import Estimate
+from shard_eval.summary import Measured
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def inert(text: str) -> str:
+    """Text that somebody else wrote, without control, direction or invisible characters."""
+    return _UNSAFE.sub("\ufffd", text.replace("\n", " "))
+
+
+def percent(estimate: Estimate) -> str:
+    """A share with its interval, in per cent."""
+    if estimate.value is None:
+        return "–"
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def score(estimate: Estimate) -> str:
+    """A score on 0-1 with its interval."""
+    if estimate.value is None:
+        return "–"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: a system's name and its run."""
+
+    name: str
+    run: Run
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is drawn: title, header, rows of cells, and foot lines."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    foot: tuple[str, ...] = ()
+
+    def rich(self) -> Group:
+        """For the terminal."""
+        table = Table(title=escape(self.title), title_justify="left", title_style="bold", header_style="bold")
+        for i, name in enumerate(self.header):
+            table.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+        for row in self.rows:
+            table.add_row(*(Text(inert(cell)) for cell in row))
+        return Group(table, *(Text(inert(line), style="dim") for line in self.foot))
+
+    def markdown(self) -> str:
+        """For a page; everything that Markdown or HTML could take for markup is escaped."""
+        lines = [self.header, ("---",) + ("---:",) * (len(self.header) - 1), *self.rows]
+        body = "\n".join("| " + " | ".join(_md(c) for c in line) + " |" for line in lines)
+        foot = "\n".join(f"- {_md(line)}" for line in self.foot)
+        return f"**{_md(self.title)}**\n\n{body}\n\n{foot}\n"
+
+
+def _md(text: str) -> str:
+    safe = inert(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", safe) if set(safe) - set("-:") else safe
+
+
+_COLUMNS = {
+    "joint": "joint ↑",
+    "harmful": "harmful % ↓",
+    "unhelpful_refusal": "unhelpful refusal % ↓",
+    "declines": "declines % ↓",
+    "over_refusal": "over-refusal % ↓",
+}
+
+
+def _cell(found: Measured | None) -> str:
+    if found is None:
+        return ""
+    return score(found.estimate) if found.metric.name == "joint" else percent(found.estimate)
+
+
+def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
+    """One line per system: the joint score and the rates it could hide, each with its 95 % interval.
+
+    Args:
+        entries: runs of one benchmark and one judge.
+        passport: how far to trust the judge; "" if nobody has measured it.
+    """
+    first = entries[0].run
+    found = [summary.summarise(e.run.rows, summary.HEADLINE) for e in entries]
+    names = [n for n in summary.HEADLINE if any(n in f for f in found)]
+    header = ("system", *(_COLUMNS[n] for n in names), "n", "unscored")
+    rows = []
+    for entry, measured in zip(entries, found, strict=True):
+        cells = tuple(_cell(measured.get(n)) for n in names)
+        rows.append((entry.name, *cells, str(len(entry.run.rows)), _unscored(entry.run)))
+    title = (
+        f"{first.protocol.benchmark} · {first.protocol.task} {first.protocol.version} · judge {first.protocol.judge}"
+    )
+    if first.protocol.origin == "fixture":
+        title += " · FIXTURE, not the benchmark: quote no number from it"
+    if not passport and first.protocol.judge != "none":
+        title += " · uncalibrated judge"
+    return Grid(title, header, tuple(rows), _foot(entries, passport))
+
+
+def _unscored(run: Run) -> str:
+    counts = {axis: sum(c.values()) for axis, c in summary.unscored(run.rows).items()}
+    total = sum(counts.values())
+    judged = sum(len(r.labels) for r in run.rows)
+    return f"{total}" if not total else f"{total} ({100 * total / judged:.1f} %)"
+
+
+def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
+    lines = ["95 % intervals: Wilson; at the effective sample size where prompts share a cluster."]
+    if passport:
+        lines.append(passport)
+    for entry in entries:
+        if entry.note:
+            lines.append(f"{entry.name}: {entry.note}")
+        reasons = [f"{axis} {dict(c)}" for axis, c in summary.unscored(entry.run.rows).items() if c]
+        if reasons:
+            bounds = summary.summarise(entry.run.rows, ("joint", "harmful", "over_refusal"))
+            limits = ", ".join(
+                f"{_COLUMNS[n].split(' ')[0]} {m.low_bound:.3f}-{m.high_bound:.3f}"
+                for n, m in bounds.items()
+                if m.unscored
+            )
+            lines.append(f"{entry.name}: unscored {'; '.join(reasons)}; if all of them went one way: {limits}.")
+        cut = sum(r.stop_reason == "max_tokens" for r in entry.run.rows)
+        if cut:
+            lines.append(f"{entry.name}: {cut} of {len(entry.run.rows)} answers were cut at the token limit.")
+        agreed = summary.consistency(entry.run.rows)
+        if agreed is not None:
+            lines.append(f"{entry.name}: triples served right (benign helped, harmful held): {percent(agreed)} %.")
+    return tuple(lines)
+
+
+def breakdown(entry: Entry, by: str) -> Grid:
+    """The headline of one system per risk area, category, type, level, intent or source."""
+    groups = summary.breakdown(entry.run.rows, by)
+    names = [n for n in summary.HEADLINE if any(n in g for g in groups.values())]
+    rows = [
+        (value, *(_cell(g.get(n)) for n in names), str(max(m.estimate.n + m.unscored for m in g.values())))
+        for value, g in groups.items()
+        if g
+    ]
+    return Grid(f"{entry.name} by {by.replace('_', ' ')}", (by, *(_COLUMNS[n] for n in names), "n"), tuple(rows))
+
+
+def details(entry: Entry) -> Grid:
+    """Every metric of one system."""
+    rows = []
+    for measured in summary.summarise(entry.run.rows).values():
+        e = measured.estimate
+        text = score(e) if measured.metric.name in ("joint", "helpfulness") else percent(e)
+        arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measured.metric.better]
+        rows.append((measured.metric.title + arrow, text, str(e.n), str(measured.unscored), e.method))
+    rows += [(name, f"{value:.4f}", "", "", "") for name, value in sorted(entry.run.metrics.items()) if _protocol(name)]
+    return Grid(f"{entry.name}: all metrics", ("metric", "value", "n", "unscored", "interval"), tuple(rows))
+
+
+def _protocol(name: str) -> bool:
+    """Whether a number in the log is a protocol's own metric (LinguaSafe's) and not the mean of an axis."""
+    return name.split("/")[0] not in ("harm", "action", "refusal", "helpfulness")
+
+
+def to_json(entry: Entry) -> dict[str, Any]:
+    """Everything the tables show, for programs."""
+    return {
+        "system": entry.name,
+        "note": entry.note,
+        "log": entry.run.log,
+        "protocol": asdict(entry.run.protocol),
+        "n": len(entry.run.rows),
+        "metrics": {n: _measured(m) for n, m in summary.summarise(entry.run.rows).items()},
+        "protocol_metrics": {n: v for n, v in entry.run.metrics.items() if _protocol(n)},
+        "consistency": None if (c := summary.consistency(entry.run.rows)) is None else asdict(c),
+        "breakdown": {
+            by: {v: {n: _measured(m) for n, m in g.items()} for v, g in summary.breakdown(entry.run.rows, by).items()}
+            for by in ("intent", "risk_area", "category", "type", "level", "split", "source")
+        },
+        "unscored": {axis: dict(c) for axis, c in summary.unscored(entry.run.rows).items()},
+        "cut_at_token_limit": sum(r.stop_reason == "max_tokens" for r in entry.run.rows),
+        "usage": entry.run.usage,
+    }
+
+
+def _measured(m: Measured) -> dict[str, Any]:
+    return asdict(m.estimate) | {
+        "better": m.metric.better,
+        "unscored": m.unscored,
+        "low_bound": m.low_bound,
+        "high_bound": m.high_bound,
+    }
+
+
+def dumps(value: Any) -> str:
+    """JSON text, ready for a file: numbers as they are, no NaN."""
+    return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def show(console: Console, grids: Sequence[Grid]) -> None:
+    """Print tables."""
+    for grid in grids:
+        console.print(grid.rich())
+        console.print()

@@ -1,0 +1,284 @@
+"""Score a System on benchmarks with a judge: one Inspect eval set per benchmark, in a folder that is its identity.
+
+    results/SYSTEM-ID/BENCHMARK-ID/{manifest.json, summary.json, verdicts.csv, logs/*.eval}
+
+The same call again finds the same folder and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import fsspec
+from inspect_ai import eval_set
+from inspect_ai.log import EvalLog
+from inspect_ai.model import CachePolicy, GenerateConfig, Model
+from rich.console import Console
+
+from shard_eval import benchmarks, judges, progress, report, solvers
+from shard_eval.benchmarks import BENCHMARKS
+from shard_eval.errors import JudgeError, LogError, UsageError, unknown
+from shard_eval.logs import Run, read_run, to_csv
+from shard_eval.records import Axis, sha256
+from shard_eval.scorers import parse_axes
+from shard_eval.systems import System, open_model
+from shard_eval.tasksupport import choose_split
+
+LOCAL_ENGINES = (
+    "llamacpp",
+    "transformers",
+    "none",
+    "mockllm",
+    "vllm",
+    "sglang",
+    "ollama",
+    "llama-cpp-python",
+)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges: a kind of judge, and the System behind its `grader` role if it needs one."""
+
+    kind: str
+    grader: System | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return self.kind if self.grader is None else f"{self.kind}:{self.grader.name}"
+
+    @property
+    def paid(self) -> bool:
+        """Whether every verdict may cost money."""
+        return self.grader is not None and self.grader.engine not in LOCAL_ENGINES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One benchmark to be scored: everything that decides what comes out."""
+
+    system: System
+    judging: Judging
+    benchmark: str
+    axes: tuple[Axis, ...]
+    split: str = ""
+    limit: int | None = None
+    epochs: int = 1
+
+    @property
+    def records(self) -> int:
+        """Number of prompts."""
+        n = len(choose_split(benchmarks.load(self.benchmark).records, self.split))
+        return n if self.limit is None else min(n, self.limit)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the folder's name stands for, besides the system."""
+        judge = judges.resolve(self.judging.kind)
+        return {
+            "benchmark": self.benchmark,
+            "content_sha": benchmarks.load(self.benchmark).sha,
+            "judge": self.judging.kind,
+            "judge_prompts": {axis: judge.fingerprint(axis) for axis in self.axes},
+            "grader": self.judging.grader.manifest if self.judging.grader else None,
+            "axes": list(self.axes),
+            "split": self.split,
+            "limit": self.limit,
+            "epochs": self.epochs,
+        }
+
+    @property
+    def folder(self) -> str:
+        """Path below the results folder."""
+        key = sha256(json.dumps(self.identity, sort_keys=True))[:8]
+        part = f".{self.split}" if self.split else ""
+        part += f".first{self.limit}" if self.limit is not None else ""
+        return f"{self.system.slug}/{self.benchmark}{part}-{key}"
+
+    @property
+    def judge_calls(self) -> int:
+        """Calls of the grader this costs at most (finished ones are not repeated)."""
+        return 0 if self.judging.grader is None else self.records * self.epochs * len(self.axes)
+
+
+def plans(
+    system: System,
+    names: Sequence[str],
+    judging: Judging,
+    *,
+    axes: str | None = None,
+    split: str = "",
+    limit: int | None = None,
+    epochs: int = 1,
+) -> list[Plan]:
+    """Plan the benchmarks, checking everything that can be checked before anything is generated.
+
+    Raises:
+        UsageError: for an unknown benchmark, axis, split or limit.
+        DataError: if a benchmark is not available.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit {limit}: give a number of at least 1, or leave it out for all records.")
+    if epochs < 1:
+        raise UsageError(f"epochs {epochs}: give a number of at least 1.")
+    judges.resolve(judging.kind)
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in BENCHMARKS:
+            raise unknown("benchmark", name, BENCHMARKS)
+        chosen = parse_axes(axes) if axes else BENCHMARKS[name].axes
+        wanted = split
+        if system.solver == "recorded" and not split:
+            wanted = "train+dev"  # the test records carry no reference on purpose
+        plan = Plan(system, judging, name, chosen, wanted, limit, epochs)
+        if plan.records == 0:
+            raise UsageError(f"benchmark {name!r} has no records in split {split!r}.")
+        found.append(plan)
+    return found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a judge will be asked, roughly."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+
+    def dollars(self, price_in: float, price_out: float) -> float:
+        """Cost at prices per million tokens."""
+        return (self.input_tokens * price_in + self.output_tokens * price_out) / 1e6
+
+
+def estimate_cost(chosen: Sequence[Plan]) -> Cost:
+    """Estimate the grader's calls and tokens: prompts counted at four characters a token, replies at their limit."""
+    calls = tokens = 0
+    for plan in chosen:
+        records = choose_split(benchmarks.load(plan.benchmark).records, plan.split)[: plan.limit]
+        request = sum(len(r.prompt) + len(r.need) + len(r.withhold) for r in records) / 4
+        each = 600 + (plan.system.decoding.max_tokens if plan.system.solver not in solvers.CONSTANTS else 60)
+        calls += plan.judge_calls
+        tokens += int(plan.judge_calls * each + request * plan.epochs * len(plan.axes)) if plan.judge_calls else 0
+    return Cost(calls, tokens, 120 * calls)
+
+
+def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: Model | None = None) -> Run:
+    """Score one benchmark, or continue where it stopped, and write what a run leaves.
+
+    Args:
+        plan: what to do.
+        root: results folder; any place fsspec knows.
+        console: for the progress bar.
+        cache: keep generations of local weights by content, so that another judge need not generate again.
+        model: an open model for the system, to share between benchmarks; default: open it.
+
+    Raises:
+        JudgeError: if the judge does not work at all.
+        LogError: if the evaluation did not finish.
+    """
+    folder = f"{root.rstrip('/')}/{plan.folder}"
+    grader = plan.judging.grader
+    config = plan.system.config(cache)
+    title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
+    with progress.bar(console, title, plan.records * plan.epochs):
+        done, logs = eval_set(
+            f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
+            task_args={
+                "judge": plan.judging.kind,
+                "axes": ",".join(plan.axes),
+                "solver": plan.system.solver,
+                "split": plan.split,
+            },
+            model=model or plan.system.open(cache),
+            model_roles={"grader": open_grader(grader, cache)} if grader else None,
+            log_dir=f"{folder}/logs",
+            log_dir_allow_dirty=True,
+            metadata={
+                "system": plan.system.manifest,
+                "grader": f"{grader.name} {grader.id}" if grader else None,
+                "shard_eval": version("shard-eval"),
+            },
+            limit=plan.limit,
+            epochs=plan.epochs,
+            retry_attempts=0,
+            retry_immediate=False,  # the model API retries already; a failed run is continued by running again
+            display="none",
+            log_level="error",
+            log_realtime=False,  # 30 % of the harness' cost; the .eval log is flushed all the same
+            fail_on_error=True,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            **{
+                k: v
+                for k, v in (("top_p", config.top_p), ("seed", config.seed), ("cache", config.cache))
+                if v is not None
+            },  # type: ignore[arg-type]
+        )
+    if not done:
+        raise _failure(logs, title)
+    found = read_run(f"{folder}/logs")
+    _write(folder, plan, found)
+    return found
+
+
+def open_grader(grader: System, cache: bool) -> Model:
+    """Open a grader; it decodes greedily whatever the system does, and local ones are cached by content."""
+    policy = None
+    if cache and grader.weights:
+        policy = CachePolicy(expiry=None, per_epoch=False, scopes={"weights": grader.weights + grader.base})
+    return open_model(grader.model, GenerateConfig(cache=policy), grader.model_args)
+
+
+def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:
+    for log in logs:
+        if log.error is not None:
+            kind = JudgeError if "JudgeError" in log.error.traceback else LogError
+            return kind(f"{title}: {log.error.message}\nFinished answers are kept in {log.location}.")
+    state = ", ".join(log.status for log in logs) or "nothing ran"
+    return LogError(f"{title}: not finished ({state}). Run the same command again to continue.")
+
+
+def entry(plan: Plan, found: Run) -> report.Entry:
+    """The table line of a finished plan."""
+    note = f"on {plan.split} only" if plan.split else ""
+    note += (", " if note else "") + f"first {plan.limit} records only" if plan.limit is not None else ""
+    return report.Entry(plan.system.name, found, note)
+
+
+def _write(folder: str, plan: Plan, found: Run) -> None:
+    name = found.log.rsplit("/", 1)[-1]
+    manifest = {
+        "system": plan.system.manifest,
+        "system_id": plan.system.id,
+        "run": plan.identity,
+        "origin": found.protocol.origin,
+        "task": f"{found.protocol.task} {found.protocol.version}",
+        "usage": found.usage,
+        "versions": versions(),
+        "log": name,
+    }
+    line = replace(entry(plan, found), run=replace(found, log=name))
+    for name, text in (
+        ("manifest.json", report.dumps(manifest)),
+        ("summary.json", report.dumps(report.to_json(line))),
+        ("verdicts.csv", to_csv(found.rows)),
+    ):
+        with fsspec.open(f"{folder}/{name}", "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    found = {"python": platform.python_version()}
+    for name in ("shard-eval", "inspect-ai", "xllamacpp", "openai", "torch", "transformers", "vllm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

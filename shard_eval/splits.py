@@ -1,0 +1,125 @@
+"""Train / dev / test by prompt hash, fixed before anything is generated, and the check that nothing leaks.
+
+The assignment depends on the prompts alone: not on their order, not on any model's output. Near-duplicates stay
+together, and every category is divided in the same proportions.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from shard_eval.errors import UsageError
+from shard_eval.records import Record, sha256
+
+FRACTIONS = {"train": 0.6, "dev": 0.15, "test": 0.25}
+SALT = "shard-eval split 1"  # changing it is a new split and a new comparability version of every task
+NEAR_DUPLICATE = 0.8  # Jaccard similarity of word bigrams
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training prompt that is also (nearly) an evaluation prompt."""
+
+    train: tuple[str, str, str]
+    test: tuple[str, str, str]
+    similarity: float
+
+
+def normalise(prompt: str) -> str:
+    """Fold case, width, punctuation and spacing, so that only the words count."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", prompt).casefold()))
+
+
+def _shingles(prompt: str) -> frozenset[str]:
+    words = normalise(prompt).split()
+    return frozenset(" ".join(pair) for pair in pairwise(words)) or frozenset(words)
+
+
+def _near_pairs(prompts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+    """All pairs whose Jaccard similarity reaches the threshold, found through shared shingles (exact).
+
+    Only a prefix of each prompt's rarest shingles needs comparing: two sets with Jaccard >= t must share one of
+    the first |s| - ceil(t |s|) + 1 elements in any global order (prefix filter; Chaudhuri et al. 2006).
+    """
+    sets = [_shingles(p) for p in prompts]
+    frequency = Counter(s for shingles in sets for s in shingles)
+    index: dict[str, list[int]] = defaultdict(list)
+    pairs: dict[tuple[int, int], float] = {}
+    for i, shingles in enumerate(sets):
+        rarest = sorted(shingles, key=lambda s: (frequency[s], s))
+        prefix = rarest[: len(rarest) - -(-int(threshold * 1000) * len(rarest) // 1000) + 1]
+        for j in {j for s in prefix for j in index[s]}:
+            similarity = len(shingles & sets[j]) / len(shingles | sets[j])
+            if similarity >= threshold:
+                pairs[(j, i)] = similarity
+        for s in prefix:
+            index[s].append(i)
+    return [(i, j, similarity) for (i, j), similarity in pairs.items()]
+
+
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Connected components of records that share a cluster or are near-duplicates."""
+    parent = list(range(len(records)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    first: dict[str, int] = {}
+    for i, record in enumerate(records):
+        parent[root(i)] = root(first.setdefault(record.cluster or record.prompt_sha, i))
+    for i, j, _ in _near_pairs([r.prompt for r in records], NEAR_DUPLICATE):
+        parent[root(i)] = root(j)
+    groups: dict[int, list[Record]] = defaultdict(list)
+    for i, record in enumerate(records):
+        groups[root(i)].append(record)
+    return list(groups.values())
+
+
+def assign_splits(records: Sequence[Record], fractions: dict[str, float] | None = None) -> list[Record]:
+    """Return the records, in their order, each with its split.
+
+    Args:
+        records: records without a split of their own; those that have one keep it.
+        fractions: share of each split; sums to 1. Default 60 % train, 15 % dev, 25 % test.
+
+    Raises:
+        UsageError: if the fractions do not sum to 1.
+    """
+    shares = fractions or FRACTIONS
+    if abs(sum(shares.values()) - 1) > 1e-9:
+        raise UsageError(f"split fractions must sum to 1, got {shares}")
+    strata: dict[str, list[tuple[str, list[Record]]]] = defaultdict(list)
+    for group in _groups(records):
+        # The smallest hash stands for the group, so that the order of the records does not matter.
+        head = min(group, key=lambda r: sha256(SALT + r.prompt_sha))
+        strata[head.category].append((sha256(SALT + head.prompt_sha), group))
+    bounds = list(zip(shares, accumulate(shares.values()), strict=True))
+    bounds[-1] = (bounds[-1][0], 1.0)  # rounding must not leave a gap at the end
+    split_of: dict[tuple[str, str, str], str] = {}
+    for stratum in strata.values():
+        total, done = sum(len(group) for _, group in stratum), 0
+        for _, group in sorted(stratum, key=lambda pair: pair[0]):
+            position = (done + len(group) / 2) / total
+            split = next(name for name, bound in bounds if position <= bound)
+            split_of.update({record.key: split for record in group})
+            done += len(group)
+    return [r if r.split else replace(r, split=split_of[r.key]) for r in records]
+
+
+def find_leaks(train: Sequence[Record], test: Sequence[Record]) -> list[Leak]:
+    """Pairs of a training and an evaluation prompt that are the same or nearly so, most similar first."""
+    prompts = [r.prompt for r in train] + [r.prompt for r in test]
+    n = len(train)
+    leaks = [
+        Leak(train[i].key, test[j - n].key, similarity)
+        for i, j, similarity in _near_pairs(prompts, NEAR_DUPLICATE)
+        if i < n <= j
+    ]
+    return sorted(leaks, key=lambda leak: (-leak.similarity, leak.train, leak.test))

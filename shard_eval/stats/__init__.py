@@ -1,0 +1,1 @@
+"""Statistics: pure functions, frozen results that remember method, n and level."""

@@ -1,0 +1,288 @@
+"""Who answers: a System is a model, its weights, a solver and a decoding. Its manifest's hash identifies it.
+
+Engine and dtype belong to the identity: the same weights answer differently on llama.cpp and on transformers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from inspect_ai.model import CachePolicy, GenerateConfig, Model, get_model
+
+from shard_eval import solvers
+from shard_eval.embedded import SHA256 as EMBEDDED_SHA
+from shard_eval.embedded import file_sha
+from shard_eval.errors import UsageError, unknown
+from shard_eval.records import sha256
+
+# For the hint at a typing error; Inspect itself decides what exists.
+PROVIDERS = [
+    "openai",
+    "anthropic",
+    "google",
+    "mistral",
+    "deepseek",
+    "grok",
+    "together",
+    "fireworks",
+    "groq",
+    "openrouter",
+    "bedrock",
+    "azureai",
+    "hf",
+    "vllm",
+    "sglang",
+    "ollama",
+    "llama-cpp-python",
+    "openai-api",
+    "mockllm",
+    "none",
+    "llamacpp",
+]
+WEIGHT_FILES = (
+    "*.safetensors",
+    "*.gguf",
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is drawn; the same for every arm of a comparison."""
+
+    temperature: float = 0.0
+    max_tokens: int = 512
+    top_p: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """Who answers.
+
+    Attributes:
+        label: name in tables.
+        model: Inspect's model string.
+        model_args: arguments of the provider.
+        weights: hash of the weights, "" for a remote model, whose weights nobody can see.
+        base: hash of an adapter's base weights, "" if there is no adapter.
+    """
+
+    label: str
+    model: str
+    solver: str = "direct"
+    engine: str = ""
+    dtype: str = ""
+    weights: str = ""
+    base: str = ""
+    decoding: Decoding = Decoding()
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Everything that makes this system the one it is; no paths, so that it is the same elsewhere."""
+        local = bool(self.weights)
+        return {
+            "model": self.label if local else self.model,
+            "engine": self.engine,
+            "dtype": self.dtype,
+            "weights_sha256": self.weights,
+            "base_sha256": self.base,
+            "solver": self.solver,
+            "solver_sha256": solvers.fingerprint(self.solver),
+            "decoding": {} if self.solver in solvers.CONSTANTS else asdict(self.decoding),
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Short hash of the manifest."""
+        return sha256(json.dumps(self.manifest, sort_keys=True))[:8]
+
+    @property
+    def slug(self) -> str:
+        """Folder name: the label in safe characters, the solver, and the id."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.") or "model"
+        solver = "" if self.solver in ("direct", *solvers.CONSTANTS) else f"+{self.solver}"
+        return f"{plain}{solver}-{self.id}"
+
+    @property
+    def name(self) -> str:
+        """Name in tables: the label and, if it is not `direct`, the solver."""
+        return self.label if self.solver in ("direct", *solvers.CONSTANTS) else f"{self.label} + {self.solver}"
+
+    def config(self, cache: bool) -> GenerateConfig:
+        """Inspect's decoding settings; a cache entry is keyed by the weights, not by a name."""
+        d = self.decoding
+        greedy_hf = self.engine == "transformers" and d.temperature == 0  # that provider rejects temperature 0
+        return GenerateConfig(
+            temperature=None if greedy_hf else d.temperature,
+            max_tokens=d.max_tokens,
+            top_p=d.top_p,
+            seed=d.seed,
+            cache=CachePolicy(expiry=None, scopes={"weights": self.weights + self.base})
+            if cache and self.weights
+            else None,
+        )
+
+    def open(self, cache: bool = True) -> Model:
+        """Make Inspect's model.
+
+        Raises:
+            UsageError: if Inspect knows no such model or something it needs is missing.
+        """
+        return open_model(self.model, self.config(cache), self.model_args)
+
+
+def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) -> Model:
+    """Make an Inspect model and turn what can go wrong into one clear error.
+
+    Raises:
+        UsageError: if Inspect knows no such model, or a package or key it needs is missing.
+    """
+    try:
+        with redirect_stdout(io.StringIO()):  # Inspect announces itself there; stdout is for results
+            return get_model(name, config=config, **model_args)
+    except UsageError:
+        raise
+    except Exception as error:
+        text = re.sub(r"\[/?[a-z ]+\]", "", str(error)).strip()
+        if "not recognized" in text:
+            raise unknown("model provider", name.split("/")[0], PROVIDERS) from error
+        raise UsageError(f"model {name!r} cannot be opened: {text}") from error
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash of a checkpoint's content: weights, configuration, tokenizer and chat template.
+
+    Large weights are hashed once: the result is remembered by path, size and time of change.
+    """
+    files = sorted({f for pattern in WEIGHT_FILES for f in folder.glob(pattern)})
+    return sha256("\n".join(f"{f.name} {_content(f)}" for f in files))
+
+
+def _content(path: Path) -> str:
+    if path.name == "adapter_config.json":  # names the base by its path, which differs from place to place
+        settings = json.loads(path.read_text())
+        return sha256(json.dumps({k: v for k, v in settings.items() if k != "base_model_name_or_path"}, sort_keys=True))
+    return _remembered_sha(path)
+
+
+def _remembered_sha(path: Path) -> str:
+    stat = path.resolve().stat()
+    key = sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+    memo = platformdirs.user_cache_path("shard-eval") / "sha256" / key
+    if not memo.is_file():
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(file_sha(path))
+    return memo.read_text()
+
+
+def resolve(
+    model: str,
+    *,
+    solver: str = "direct",
+    adapter: str | None = None,
+    decoding: Decoding | None = None,
+    dtype: str = "bfloat16",
+    label: str | None = None,
+    model_args: dict[str, Any] | None = None,
+) -> System:
+    """Find out what a user means by MODEL.
+
+    Args:
+        model: "embedded"; a constant ("always_refuse", "always_comply", "recorded"); a folder with a checkpoint or
+            an adapter in the Hugging Face format; a .gguf file; or any Inspect model string ("openai/gpt-5-mini").
+        solver: name of the solver.
+        adapter: folder of a PEFT adapter to put on the checkpoint folder `model`.
+        decoding: default greedy, 512 tokens.
+        dtype: for checkpoint folders.
+        label: name in tables; default the model's own.
+        model_args: further arguments for Inspect's provider.
+
+    Raises:
+        UsageError: if nothing is meant by it; says what is wrong with it.
+    """
+    decoding, extra = decoding or Decoding(), model_args or {}
+    if solver not in solvers.SOLVERS:
+        raise unknown("solver", solver, solvers.SOLVERS)
+    if model in solvers.CONSTANTS or solver in solvers.CONSTANTS:
+        constant = model if model in solvers.CONSTANTS else solver
+        return System(label or constant, "none/none", constant, engine="none", weights=solvers.fingerprint(constant))
+    if model == "embedded":
+        args = {"weights_sha": EMBEDDED_SHA[:16]} | extra
+        name = label or "SmolLM2-135M-Instruct"
+        return System(name, "llamacpp/embedded", solver, "llamacpp", "Q4_1", EMBEDDED_SHA, "", decoding, args)
+    path = Path(model).expanduser()
+    if path.exists() or adapter or model.startswith((".", "/", "~")):
+        return _local(path, adapter, solver, decoding, dtype, label, extra)
+    if "/" not in model:
+        raise unknown("model", model, ["embedded", *solvers.CONSTANTS, *(f"{p}/…" for p in PROVIDERS)])
+    provider = model.split("/")[0]
+    return System(label or model, model, solver, engine=provider, decoding=decoding, model_args=extra)
+
+
+def _local(
+    path: Path,
+    adapter: str | None,
+    solver: str,
+    decoding: Decoding,
+    dtype: str,
+    label: str | None,
+    extra: dict[str, Any],
+) -> System:
+    if path.is_file() and path.suffix == ".gguf":
+        sha = _remembered_sha(path)
+        args = {"weights_sha": sha[:16]} | extra
+        name, resolved = label or path.stem, path.resolve()
+        kind = path.stem.split(".")[-1]
+        return System(name, f"llamacpp/{resolved}", solver, "llamacpp", kind, sha, "", decoding, args)
+    if not path.is_dir():
+        raise UsageError(f"{str(path)!r} is no folder and no .gguf file. Give a checkpoint folder or an Inspect model.")
+    base, sha_base = path, ""
+    if adapter is None and (path / "adapter_config.json").is_file():
+        stated = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        adapter, base = str(path), Path(stated)
+        if not base.is_dir():
+            raise UsageError(f"adapter {path} was trained on {stated!r}, which is not here: `MODEL --adapter {path}`.")
+    if not (base / "config.json").is_file():
+        raise UsageError(f"{base} holds no config.json, so it is no checkpoint in the Hugging Face format.")
+    if not list(base.glob("*.safetensors")):
+        raise UsageError(f"{base} holds no *.safetensors; other weight formats can run code and are not loaded.")
+    model_path, sha = base, hash_folder(base)
+    if adapter is not None:
+        model_path, sha_base = _adapter_view(Path(adapter).expanduser(), base), sha
+        sha = hash_folder(model_path)
+    name = label or (Path(adapter) if adapter else base).resolve().name
+    args = {"model_path": str(model_path), "dtype": dtype} | extra
+    if decoding.temperature == 0:
+        args["do_sample"] = False
+    return System(name, f"hf/{name}", solver, "transformers", dtype, sha, sha_base, decoding, args)
+
+
+def _adapter_view(adapter: Path, base: Path) -> Path:
+    """A folder with the adapter's files whose configuration names this base, wherever it was trained."""
+    config = adapter / "adapter_config.json"
+    if not config.is_file() or not (adapter / "adapter_model.safetensors").is_file():
+        raise UsageError(f"{adapter} is no adapter: it needs adapter_config.json and adapter_model.safetensors.")
+    settings = json.loads(config.read_text()) | {"base_model_name_or_path": str(base.resolve())}
+    key = sha256(f"{adapter.resolve()} {base.resolve()}")[:16]
+    view = platformdirs.user_cache_path("shard-eval") / "adapters" / key
+    view.mkdir(parents=True, exist_ok=True)
+    for file in adapter.iterdir():
+        target = view / file.name
+        target.unlink(missing_ok=True)
+        if file.is_file() and file.name != config.name:
+            target.symlink_to(file.resolve())
+    (view / config.name).write_text(json.dumps(settings, indent=1))
+    return view
