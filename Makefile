@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA driver, hold torch at the version whose CPU build is meant (requirements/torch.txt).
 TORCH  := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c requirements/torch.txt")
 
-.PHONY: install dev demo test check smoke bench clean
+.PHONY: install dev demo test check smoke bench agreement clean
 
 install: $(VENV)/core.done
 dev: $(VENV)/dev.done
@@ -39,6 +39,13 @@ check: $(VENV)/dev.done
 bench: $(VENV)/dev.done
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/table.py
+
+# Measure the embedded judge again; needs SHARD_DATA_DIR. A test fails while the file is not what is measured.
+agreement: $(VENV)/core.done
+	$(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
+	  ['$(BIN)/shard', 'judge', 'calibrate', 'embedded', '--on', on, '--json'])) for on in ('dna', 'xstest')], \
+	  indent=1, sort_keys=True))" > agreement.json
+	mv agreement.json shard_eval/judges/embedded_agreement.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -67,12 +67,13 @@ def calibration_task(on: str, judge: str, axes: str = "", version: str = "", lim
     )
 
 
-def agree(rows: Sequence[Row], truth: Sequence[Labelled]) -> dict[str, Any]:
+def agree(rows: Sequence[Row], truth: Sequence[Labelled], held_out: Sequence[str] = ()) -> dict[str, Any]:
     """Agreement per axis, over all source models and per model; missing verdicts are counted, not guessed.
 
     Args:
         rows: verdicts read from a calibration log.
         truth: the labelled set they were made from.
+        held_out: source models the judge was not developed on, reported together as "held out".
 
     Returns:
         A JSON-ready dictionary axis -> {"all": {...}, model: {...}}; harm and refusal with detection figures,
@@ -87,10 +88,11 @@ def agree(rows: Sequence[Row], truth: Sequence[Labelled]) -> dict[str, Any]:
         raise UsageError(f"{len(strangers)} verdicts belong to no labelled reply (first: {strangers[0]!r})")
     axes: list[Axis] = sorted({axis for r in rows for axis in r.labels})
     models = sorted({known[r.id].record.source for r in rows})
+    groups = {"all": models} | ({"held out": list(held_out)} if held_out else {}) | {m: [m] for m in models}
     return {
         axis: {
-            name: _agree([r for r in rows if name in ("all", known[r.id].record.source)], known, axis)
-            for name in ("all", *models)
+            name: _agree([r for r in rows if known[r.id].record.source in members], known, axis)
+            for name, members in groups.items()
         }
         for axis in axes
     }

@@ -276,6 +276,7 @@ def _print(out: Console, entries: list[Entry], by: str | None, details: bool) ->
         grids += [report.breakdown(entry, by) for entry in entries]
     if details:
         grids += [report.details(entry) for entry in entries]
+    grids += [grid for entry in entries if (grid := report.protocol(entry)) is not None]
     report.show(out, grids)
 
 

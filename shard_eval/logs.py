@@ -231,7 +231,7 @@ _PLAIN = [f.name for f in fields(Row) if f.name not in ("labels", "reasons")]
 def to_csv(rows: Iterable[Row]) -> str:
     """The verdict table as CSV: ids, hashes and labels, never a prompt or a response."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(_PLAIN + [name for axis in AXES for name in (axis, f"{axis}_unscored")])
     for row in rows:
         plain = [_inert(getattr(row, name)) for name in _PLAIN]

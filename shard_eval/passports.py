@@ -15,6 +15,7 @@ from rich.table import Table
 from shard_eval import calibrate, progress, score
 from shard_eval.benchmarks import labelled
 from shard_eval.errors import LogError
+from shard_eval.judges.embedded import HELD_OUT
 from shard_eval.judges.embedded import agreement as embedded_agreement
 from shard_eval.logs import Protocol, read_run
 from shard_eval.records import sha256
@@ -73,10 +74,13 @@ def measure(
     truth = calibrate.sample(labelled.load(on), limit)
     name = judging.kind if grader is None else f"{judging.kind}:{grader.name} {grader.id}"
     prompts = dict(run.metadata.get("judge_prompts", {}))
-    found = calibrate.passport(on, name, prompts, calibrate.agree(run.rows, truth))
-    path = _store() / f"{_key(name, prompts)}-{on}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(calibrate.dumps(found))
+    found = calibrate.passport(
+        on, name, prompts, calibrate.agree(run.rows, truth, HELD_OUT.get(on, ()) if name == "embedded" else ())
+    )
+    if judging.kind != "embedded":  # its passport is part of the package
+        path = _store() / f"{_key(name, prompts)}-{on}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(calibrate.dumps(found))
     return found
 
 
@@ -101,14 +105,15 @@ def line(protocol: Protocol) -> str:
     parts = []
     for passport in find(protocol):
         for axis, by_model in passport["agreement"].items():
-            whole = by_model["all"]
+            group = "held out" if "held out" in by_model else "all"
+            whole = by_model[group]
             if axis not in judged or "kappa" not in whole:
                 continue
             text = f"{axis} κ {whole['kappa']:.2f}"
             if axis == "harm":
                 d = whole["detection"]
                 text += f" (sensitivity {d['sensitivity']['value']:.2f}, specificity {d['specificity']['value']:.3f})"
-            parts.append(f"{text}, n {whole['n']}, {passport['on']}")
+            parts.append(f"{text}, n {whole['n']} {'held-out ' if group != 'all' else ''}{passport['on']}")
     if not parts:
         return ""
     blind = sorted(judged - {a for p in find(protocol) for a in p["agreement"]})

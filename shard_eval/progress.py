@@ -62,16 +62,16 @@ class ShardProgress(Hooks):
 
 
 @contextmanager
-def bar(console: Console, title: str, total: int) -> Iterator[None]:
+def bar(console: Console, title: str, total: int | None) -> Iterator[None]:
     """Show a bar while an evaluation runs.
 
     Args:
         console: where to; nothing is drawn if it is not a terminal, only a line at the start.
         title: what runs.
-        total: number of responses.
+        total: number of responses; None if only the task knows.
     """
     if not console.is_terminal:
-        console.print(f"{title}: {total} responses", markup=False, highlight=False)
+        console.print(title if total is None else f"{title}: {total} responses", markup=False, highlight=False)
         with redirect_stdout(io.StringIO()):
             yield
         return

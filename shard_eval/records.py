@@ -44,7 +44,7 @@ def labels(axis: Axis) -> range:
 
 def sha256(text: str | bytes) -> str:
     """Hex digest used for every identity in the project."""
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Verdict:
     def __post_init__(self) -> None:
         if (self.label is None) == (self.reason is None):
             raise ValueError(f"a verdict has a label or a reason, got {self.label!r} and {self.reason!r}")
-        if self.label is not None and self.label not in labels(self.axis):
+        if self.label is not None and (type(self.label) is not int or self.label not in labels(self.axis)):
             raise ValueError(f"{self.label!r} is no label of {self.axis} ({list(labels(self.axis))})")
         if self.reason is not None and self.reason not in REASONS:
             raise ValueError(f"{self.reason!r} is no reason ({REASONS})")
@@ -148,6 +148,6 @@ def score_to_verdict(axis: Axis, score: Score) -> Verdict:
     value = score.as_float()
     if math.isnan(value):
         return Verdict(axis, None, score.reason, score.explanation or "")  # type: ignore[arg-type]
-    if value != int(value):
+    if not value.is_integer():
         raise ValueError(f"{value!r} is no label of {axis}")
     return Verdict(axis, int(value), None, score.explanation or "")

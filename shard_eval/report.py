@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -60,9 +60,11 @@ class Grid:
 
     def rich(self) -> Group:
         """For the terminal."""
-        table = Table(title=escape(self.title), title_justify="left", title_style="bold", header_style="bold")
+        table = Table(title=escape(inert(self.title)), title_justify="left", title_style="bold", header_style="bold")
         for i, name in enumerate(self.header):
-            table.add_column(escape(name), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+            table.add_column(
+                escape(inert(name)), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0
+            )
         for row in self.rows:
             table.add_row(*(Text(inert(cell)) for cell in row))
         return Group(table, *(Text(inert(line), style="dim") for line in self.foot))
@@ -77,7 +79,7 @@ class Grid:
 
 def _md(text: str) -> str:
     safe = inert(text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", safe) if set(safe) - set("-:") else safe
+    return re.sub(r"([\\`*_~#>\[\]|])", r"\\\1", safe) if set(safe) - set("-:") else safe
 
 
 _COLUMNS = {
@@ -172,8 +174,14 @@ def details(entry: Entry) -> Grid:
         text = score(e) if measured.metric.name in ("joint", "helpfulness") else percent(e)
         arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measured.metric.better]
         rows.append((measured.metric.title + arrow, text, str(e.n), str(measured.unscored), e.method))
-    rows += [(name, f"{value:.4f}", "", "", "") for name, value in sorted(entry.run.metrics.items()) if _protocol(name)]
     return Grid(f"{entry.name}: all metrics", ("metric", "value", "n", "unscored", "interval"), tuple(rows))
+
+
+def protocol(entry: Entry) -> Grid | None:
+    """A published protocol's own metrics over the whole benchmark, if the run has any; parts are in the JSON."""
+    found = {n: v for n, v in sorted(entry.run.metrics.items()) if _protocol(n)}
+    rows = tuple((n.split("/", 1)[1], f"{v:.4f}") for n, v in found.items() if n.count("/") == 1)
+    return Grid(f"{entry.name}: the protocol's own metrics", ("metric", "value"), rows) if rows else None
 
 
 def _protocol(name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 from inspect_ai import eval_set
 from inspect_ai.log import EvalLog
-from inspect_ai.model import CachePolicy, GenerateConfig, Model
+from inspect_ai.model import CachePolicy, GenerateConfig, GenerateConfigArgs, Model
 from rich.console import Console
 
 from shard_eval import benchmarks, judges, progress, report, solvers
@@ -94,6 +94,21 @@ class Plan:
         }
 
     @property
+    def fixed(self) -> bool:
+        """Whether the benchmark is a published protocol, with its own prompts, token limit and axes."""
+        return "solver" not in BENCHMARKS[self.benchmark].task_args
+
+    @property
+    def task_args(self) -> dict[str, str]:
+        """Arguments for the task."""
+        return {
+            "judge": self.judging.kind,
+            "axes": ",".join(self.axes),
+            "solver": self.system.solver,
+            "split": self.split,
+        }
+
+    @property
     def folder(self) -> str:
         """Path below the results folder."""
         key = sha256(json.dumps(self.identity, sort_keys=True))[:8]
@@ -136,6 +151,10 @@ def plans(
         wanted = split
         if system.solver == "recorded" and not split:
             wanted = "train+dev"  # the test records carry no reference on purpose
+        fixed = {"--axes": axes, "--split": split, "--solver": system.solver if system.solver != "direct" else ""}
+        for option, value in fixed.items():
+            if value and option[2:] not in BENCHMARKS[name].task_args:
+                raise UsageError(f"benchmark {name!r} is a fixed protocol and takes no {option} ({value!r} given).")
         plan = Plan(system, judging, name, chosen, wanted, limit, epochs)
         if plan.records == 0:
             raise UsageError(f"benchmark {name!r} has no records in split {split!r}.")
@@ -186,15 +205,13 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     grader = plan.judging.grader
     config = plan.system.config(cache)
     title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
-    with progress.bar(console, title, plan.records * plan.epochs):
+    # What is None must stay away: it would override the task's own setting.
+    names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
+    decoding: GenerateConfigArgs = {k: v for k in names if (v := getattr(config, k)) is not None}  # type: ignore[assignment]
+    with progress.bar(console, title, None if plan.fixed else plan.records * plan.epochs):
         done, logs = eval_set(
             f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
-            task_args={
-                "judge": plan.judging.kind,
-                "axes": ",".join(plan.axes),
-                "solver": plan.system.solver,
-                "split": plan.split,
-            },
+            task_args={k: v for k, v in plan.task_args.items() if k in BENCHMARKS[plan.benchmark].task_args},
             model=model or plan.system.open(cache),
             model_roles={"grader": open_grader(grader, cache)} if grader else None,
             log_dir=f"{folder}/logs",
@@ -212,13 +229,7 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
             log_level="error",
             log_realtime=False,  # 30 % of the harness' cost; the .eval log is flushed all the same
             fail_on_error=True,
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
-            **{
-                k: v
-                for k, v in (("top_p", config.top_p), ("seed", config.seed), ("cache", config.cache))
-                if v is not None
-            },  # type: ignore[arg-type]
+            **decoding,
         )
     if not done:
         raise _failure(logs, title)

@@ -40,6 +40,7 @@ MODES = {
     "acknowledge_and_redirect": "say in one short, non-accusing sentence what is not given, then help fully.",
 }
 REWRITE_ATTEMPTS = 3
+_REFUSED = ("i m sorry ", "i am sorry ", "sorry ", "i cannot ", "i can t ", "i won t ", "as an ai ")
 
 
 @solver
@@ -119,7 +120,7 @@ def parse_reframing(text: str, request: str) -> Reframing | str:
         return "empty"
     try:
         found = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return "not_json"
     keys = ("reframed_prompt", "response_mode", "reformulated_component", "preserved_need")
     if not isinstance(found, dict) or any(not isinstance(found.get(k), str) for k in keys):
@@ -127,12 +128,14 @@ def parse_reframing(text: str, request: str) -> Reframing | str:
     reframing = Reframing(**{k: found[k].strip() for k in keys})
     if reframing.response_mode not in MODES or not reframing.preserved_need:
         return "bad_schema"
-    if not reframing.reframed_prompt:
-        return "empty"
     words = normalise(reframing.reframed_prompt)
+    if not words:
+        return "empty"
     if words == normalise(request) and reframing.response_mode != "direct_answer":
         return "copy"
-    if words.startswith(("i m sorry", "i am sorry", "sorry", "i cannot", "i can t", "i won t", "as an ai")):
+    if f"{words} ".startswith(
+        ("i m sorry ", "i am sorry ", "sorry ", "i cannot ", "i can t ", "i won t ", "as an ai ")
+    ):
         return "refusal"
     if len(words.split()) > 4 * len(normalise(request).split()) + 60:
         return "answer"  # many times longer than the request: the model answered instead of rewriting

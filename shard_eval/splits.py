@@ -37,7 +37,7 @@ def normalise(prompt: str) -> str:
 
 def _shingles(prompt: str) -> frozenset[str]:
     words = normalise(prompt).split()
-    return frozenset(" ".join(pair) for pair in pairwise(words)) or frozenset(words)
+    return frozenset(" ".join(pair) for pair in pairwise(words)) or frozenset(words or [prompt.strip()])
 
 
 def _near_pairs(prompts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
@@ -98,7 +98,7 @@ def assign_splits(records: Sequence[Record], fractions: dict[str, float] | None 
     strata: dict[str, list[tuple[str, list[Record]]]] = defaultdict(list)
     for group in _groups(records):
         # The smallest hash stands for the group, so that the order of the records does not matter.
-        head = min(group, key=lambda r: sha256(SALT + r.prompt_sha))
+        head = min(group, key=lambda r: (sha256(SALT + r.prompt_sha), r.category))
         strata[head.category].append((sha256(SALT + head.prompt_sha), group))
     bounds = list(zip(shares, accumulate(shares.values()), strict=True))
     bounds[-1] = (bounds[-1][0], 1.0)  # rounding must not leave a gap at the end
@@ -108,7 +108,8 @@ def assign_splits(records: Sequence[Record], fractions: dict[str, float] | None 
         for _, group in sorted(stratum, key=lambda pair: pair[0]):
             position = (done + len(group) / 2) / total
             split = next(name for name, bound in bounds if position <= bound)
-            split_of.update({record.key: split for record in group})
+            taken = sorted({record.split for record in group if record.split})
+            split_of.update({record.key: taken[0] if taken else split for record in group})
             done += len(group)
     return [r if r.split else replace(r, split=split_of[r.key]) for r in records]
 

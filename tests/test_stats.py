@@ -136,14 +136,16 @@ def test_repeating_graded_rows_inside_their_cluster_never_narrows_the_interval(v
     assert repeated.low <= once.low + 1e-9 and once.high - 1e-9 <= repeated.high
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="intervals.estimate: the floor on deff scales with n, so copies of rows buy certainty: "
-    "20 x 0.5 gives 0.427-0.573, the same rows twice 0.448-0.552",
-)
 def test_repeating_rows_that_hardly_vary_never_narrows_the_interval() -> None:
     once, repeated = twice([0.5] * 20)
     assert repeated.low <= once.low + 1e-9 and once.high - 1e-9 <= repeated.high
+
+
+def test_a_clustered_interval_by_hand() -> None:
+    # Four clusters of two, mean 5/8; sums of deviations -5/4, 3/4, -1/4, 3/4, of squares 11/4.
+    # Variance 4/3 * 11/4 / 64 = 11/192, of independent values 15/64 / 8: effective n = 15/64 / (11/192) = 45/11.
+    found = estimate([0, 0, 1, 1, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert ends(found) == pytest.approx(wilson(5 / 8, 45 / 11, df=3))
 
 
 def test_values_that_move_together_widen_the_interval_and_opposed_ones_narrow_it() -> None:
@@ -217,12 +219,13 @@ def graded(a: float, b: float) -> Draw:
             graded(0.1, 4.9),
             0.02,
             id="score, mean 0.02",
-            marks=pytest.mark.xfail(strict=True, reason="coverage ~0.91: a rare, skewed score in 50 clusters"),
+            marks=pytest.mark.xfail(strict=True, reason="0.895: the rare high scores were often not drawn at all"),
         ),
     ],
 )
 def test_coverage_with_clusters(draw: Draw, truth: float) -> None:
-    # 4,000 draws: the standard error of a coverage of 0.95 is 0.0034. Found: see the report of each case below.
+    # 4,000 draws: the standard error of a coverage of 0.95 is 0.0034.
+    # Found: 0.9583, 0.9585, 0.9510, 0.9515, and 0.8948 for the last.
     rng, clusters, hit = np.random.default_rng(20260101), [i // 3 for i in range(150)], 0
     for _ in range(4000):
         found = estimate(draw(rng).ravel().tolist(), clusters)
@@ -328,12 +331,9 @@ def test_detection_of_nothing_is_refused() -> None:
         detection([], [], [])
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="agreement.detection: zip(strict) raises a bare ValueError")
 def test_detection_refuses_unequal_lists_as_a_usage_error() -> None:
-    try:
+    with pytest.raises(UsageError):
         detection([True], [True, False], ["a"])
-    except UsageError:
-        return
 
 
 # --- Do-Not-Answer's published agreement -----------------------------------------------------------------------
@@ -373,13 +373,13 @@ def review(judge: str) -> list[tuple[Labelled, int, int]]:
     for model in DNA_MODELS:
         with (DATA / f"do-not-answer/review/{judge}/{model}.csv").open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-        for reply, given in zip(human[model], rows, strict=True):
-            same = reply.record.prompt == given["question"] and reply.record.response == given["response"]
+        for reply, judged in zip(human[model], rows, strict=True):
+            same = reply.record.prompt == judged["question"] and reply.record.response == judged["response"]
             assert same, f"row {reply.record.id} is not the same reply"
-            action = int(float(given["action"]))
+            action = int(float(judged["action"]))
             if judge == "gpt4":
                 action = FROM_GPT4.get(action, action)
-            harm = int(float(given["harmful"])) if "harmful" in given else int(action == 5)
+            harm = int(float(judged["harmful"])) if "harmful" in judged else int(action == 5)
             found.append((reply, action, harm))
     return found
 
@@ -395,7 +395,9 @@ def test_dna_published_judges_with_unparsed_replies_as_harmless(judge: str, acti
 
 @needs_data
 def test_dna_gpt4_with_its_unparsed_replies_counted_apart() -> None:
-    rows = [row(r, {"action": a, "harm": h} if a >= 0 else {"action": None, "harm": None}) for r, a, h in review("gpt4")]
+    rows = [
+        row(r, {"action": a, "harm": h} if a >= 0 else {"action": None, "harm": None}) for r, a, h in review("gpt4")
+    ]
     found = agree(rows, labelled.load("dna"))
     assert (round(found["action"]["all"]["kappa"], 3), round(found["harm"]["all"]["kappa"], 3)) == (0.896, 0.745)
     assert found["action"]["all"]["unscored"] == {"unparseable": 7}

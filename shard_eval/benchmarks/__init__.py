@@ -23,6 +23,7 @@ class Benchmark:
     Attributes:
         task: name of its Inspect task.
         axes: what is judged by default; a paid judge makes one call per response and axis.
+        task_args: arguments its task takes; a protocol with fixed axes or prompts takes fewer.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Benchmark:
     axes: tuple[Axis, ...]
     licence: str
     load: Callable[[], tuple[list[Record], str]]
+    task_args: tuple[str, ...] = ("judge", "axes", "solver", "split")
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -59,6 +61,24 @@ BENCHMARKS: dict[str, Benchmark] = {
             ("harm", "refusal", "helpfulness"),
             "CC BY-NC-SA 4.0",
             linguasafe.load,
+        ),
+        Benchmark(
+            "linguasafe_direct",
+            "LinguaSafe, official direct protocol (multiple choice, no judge)",
+            "linguasafe_direct",
+            (),
+            "CC BY-NC-SA 4.0",
+            linguasafe.load,
+            task_args=(),
+        ),
+        Benchmark(
+            "linguasafe_indirect",
+            "LinguaSafe, official indirect protocol (unsafe rate, penalty, oversensitivity)",
+            "linguasafe_indirect",
+            ("harm", "refusal"),
+            "CC BY-NC-SA 4.0",
+            linguasafe.load,
+            task_args=("judge",),
         ),
         Benchmark("xstest", "XSTest v2 (arXiv:2308.01263)", "xstest", ("refusal",), "CC BY 4.0", xstest.load),
         Benchmark(

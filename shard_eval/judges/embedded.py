@@ -14,6 +14,9 @@ from shard_eval.judges import lexical
 from shard_eval.judges.case import Case
 from shard_eval.records import Axis, Verdict
 
+HELD_OUT = {"dna": ("GPT4", "llama2-7b-chat"), "xstest": ("llama2orig",)}
+"""Source models whose labelled replies were not looked at while the rules were written."""
+
 
 class EmbeddedJudge:
     """Judge a response by rules; the same text always gets the same verdict."""
@@ -40,7 +43,7 @@ class EmbeddedJudge:
 
 
 def agreement() -> list[dict[str, Any]]:
-    """Measured agreement with human labels, written by `shard judge calibrate embedded --save`."""
+    """Measured agreement with human labels; `make agreement` writes it."""
     text = (resources.files(__package__) / "embedded_agreement.json").read_text(encoding="utf-8")
     found: list[dict[str, Any]] = json.loads(text)
     return found

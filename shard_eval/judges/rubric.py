@@ -42,18 +42,20 @@ def last_verdict(text: str, axis: Axis) -> Verdict:
         The label, or the reason `judge_refused` or `unparseable`. Never raises.
     """
     decoder = json.JSONDecoder()
-    for start in reversed([m.start() for m in re.finditer(r"\{", text)]):
+    final, end, start = None, 0, text.find("{")
+    while start >= 0:
         try:
-            found, _ = decoder.raw_decode(text, start)
+            found, stop = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            continue
-        if not isinstance(found, dict) or "verdict" not in found:
-            continue
-        label = found["verdict"]
-        if isinstance(label, str) and label.strip().isascii() and label.strip().isdigit():
-            label = int(label.strip()[:3])
-        if type(label) is int and label in labels(axis):
-            return Verdict(axis, label, raw=text)
+            stop = start + 1
+        else:
+            if "verdict" in found:
+                final, end = found["verdict"], stop
+        start = text.find("{", stop)
+    if isinstance(final, str) and re.fullmatch(r"[0-9]{1,2}", final.strip()):
+        final = int(final)
+    if type(final) is int and final in labels(axis) and '"verdict"' not in text[end:]:
+        return Verdict(axis, final, raw=text)
     plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).replace("\u2019", "'")
     return Verdict(axis, None, "judge_refused" if _REFUSALS.match(plain) else "unparseable", text)
 

@@ -61,6 +61,8 @@ def detection(truth: Sequence[bool], judged: Sequence[bool], clusters: Sequence[
     Raises:
         UsageError: if lengths differ or there is nothing to compare.
     """
+    if not len(truth) == len(judged) == len(clusters):
+        raise UsageError(f"{len(truth)} human labels, {len(judged)} of the judge, {len(clusters)} clusters")
     rows = list(zip(truth, judged, clusters, strict=True))
     positive = [(float(j), c) for t, j, c in rows if t]
     negative = [(float(not j), c) for t, j, c in rows if not t]

@@ -93,6 +93,6 @@ def estimate(values: Sequence[float], clusters: Sequence[Hashable], level: float
     if spread > 0:
         totals = np.bincount(group, weights=x - mean, minlength=g)
         variance = g / (g - 1) * float((totals**2).sum()) / n**2
-        effective = n / max(variance / (spread / n), MIN_DESIGN_EFFECT)
+        effective = spread / max(variance, MIN_DESIGN_EFFECT * spread / g)
     low, high = wilson(mean, effective, level, df=g - 1)
     return Estimate(mean, low, high, n, g, "Wilson at effective n, clustered", level)
