@@ -7,6 +7,7 @@ table it produced prints it.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -16,6 +17,18 @@ from shard_eval.records import Axis, Verdict
 
 HELD_OUT = {"dna": ("GPT4", "llama2-7b-chat"), "xstest": ("llama2orig",)}
 """Source models whose labelled replies were not looked at while the rules were written."""
+
+
+@lru_cache(maxsize=64)
+def _decide(case: Case) -> lexical.LexicalVerdict:
+    """All axes at once; a case is asked for one axis after the other."""
+    return lexical.judge(
+        case.request,
+        case.response,
+        intent=None if case.intent == "unknown" else case.intent,
+        need=case.need,
+        withhold=case.withhold,
+    )
 
 
 class EmbeddedJudge:
@@ -31,14 +44,7 @@ class EmbeddedJudge:
         """Decide on one axis."""
         if not case.response.strip():
             return Verdict(axis, None, "empty_response")
-        found = lexical.judge(
-            case.request,
-            case.response,
-            intent=None if case.intent == "unknown" else case.intent,
-            need=case.need,
-            withhold=case.withhold,
-        )
-        label: int = getattr(found, axis)
+        label: int = getattr(_decide(case), axis)
         return Verdict(axis, label, raw=f"embedded v{lexical.VERSION}")
 
 

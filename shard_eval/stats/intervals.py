@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from shard_eval.errors import UsageError
 
@@ -50,7 +50,8 @@ def wilson(mean: float, n: float, level: float = 0.95, df: float = math.inf) -> 
     """
     if not 0 <= mean <= 1 or n <= 0:
         raise UsageError(f"a Wilson interval needs a share in 0-1 and n > 0, got {mean} and {n}")
-    z = float(stats.t.ppf((1 + level) / 2, df))
+    tail = (1 + level) / 2
+    z = float(special.ndtri(tail) if math.isinf(df) else special.stdtrit(df, tail))
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
     # Rounding must not push the bound past the mean at 0 and 1.
