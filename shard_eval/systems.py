@@ -232,6 +232,13 @@ def resolve(
     return System(label or model, model, solver, engine=provider, decoding=decoding, model_args=extra)
 
 
+def _gguf(path: Path, solver: str, decoding: Decoding, label: str | None, extra: dict[str, Any]) -> System:
+    sha = _remembered_sha(path)
+    args = {"weights_sha": sha[:16]} | extra
+    kind = path.stem.split(".")[-1]  # by custom the quantisation ends the name
+    return System(label or path.stem, f"llamacpp/{path.resolve()}", solver, "llamacpp", kind, sha, "", decoding, args)
+
+
 def _local(
     path: Path,
     adapter: str | None,
@@ -242,11 +249,7 @@ def _local(
     extra: dict[str, Any],
 ) -> System:
     if path.is_file() and path.suffix == ".gguf":
-        sha = _remembered_sha(path)
-        args = {"weights_sha": sha[:16]} | extra
-        name, resolved = label or path.stem, path.resolve()
-        kind = path.stem.split(".")[-1]
-        return System(name, f"llamacpp/{resolved}", solver, "llamacpp", kind, sha, "", decoding, args)
+        return _gguf(path, solver, decoding, label, extra)
     if not path.is_dir():
         raise UsageError(f"{str(path)!r} is no folder and no .gguf file. Give a checkpoint folder or an Inspect model.")
     base, sha_base = path, ""
@@ -264,7 +267,10 @@ def _local(
         model_path, sha_base = _adapter_view(Path(adapter).expanduser(), base), sha
         sha = hash_folder(model_path)
     name = label or (Path(adapter) if adapter else base).resolve().name
-    args = {"model_path": str(model_path), "dtype": dtype} | extra
+    args: dict[str, Any] = {"model_path": str(model_path), "dtype": dtype}
+    if not (model_path / "tokenizer_config.json").is_file():
+        args["tokenizer_path"] = str(base)  # an adapter saved by itself carries no tokenizer
+    args |= extra
     if decoding.temperature == 0:
         args["do_sample"] = False
     return System(name, f"hf/{name}", solver, "transformers", dtype, sha, sha_base, decoding, args)

@@ -1,0 +1,102 @@
+"""Local checkpoints on Inspect's hf provider: a real model, a real adapter, and identities by content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from shard_eval import engine, score
+from shard_eval.errors import DataError, UsageError
+from shard_eval.systems import Decoding, hash_folder, resolve
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as a Hugging Face checkpoint."""
+    pytest.importorskip("transformers")
+    from shard_train.convert import embedded_checkpoint
+
+    return embedded_checkpoint(tmp_path_factory.mktemp("checkpoint") / "SmolLM2")
+
+
+def run(system, root: Path):
+    (plan,) = score.plans(system, ["mini"], score.Judging("embedded"), limit=2)
+    return score.run(plan, str(root), Console(quiet=True))
+
+
+def test_a_checkpoint_folder_is_scored_greedily_and_the_same_twice(checkpoint, tmp_path):
+    system = resolve(str(checkpoint), decoding=Decoding(max_tokens=12))
+    assert (system.engine, system.dtype) == ("transformers", "bfloat16")
+    first, second = run(system, tmp_path / "a"), run(system, tmp_path / "b")
+    assert len(first.rows) == 2 and first.usage["output_tokens"] > 0
+    assert [r.chars for r in first.rows] == [r.chars for r in second.rows]
+
+
+def test_an_adapter_changes_the_identity_and_runs_on_the_base_it_is_given(checkpoint, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/moved/away"}))
+    with pytest.raises(UsageError, match="--adapter"):
+        resolve(str(tmp_path / "adapter"))
+    base = resolve(str(checkpoint), decoding=Decoding(max_tokens=12))
+    system = resolve(str(checkpoint), adapter=str(tmp_path / "adapter"), decoding=Decoding(max_tokens=12))
+    assert system.id != base.id and system.base == base.weights
+    assert len(run(system, tmp_path / "results").rows) == 2
+
+
+def test_a_folder_is_known_by_its_content_and_not_by_its_name(checkpoint, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    assert hash_folder(copy) == hash_folder(checkpoint)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert hash_folder(copy) != hash_folder(checkpoint)
+
+
+def test_converting_into_a_full_folder_is_refused(checkpoint):
+    from shard_train.convert import embedded_checkpoint
+
+    with pytest.raises(UsageError, match="not empty"):
+        embedded_checkpoint(checkpoint)
+
+
+def test_a_damaged_gguf_is_one_clear_error(tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(DataError, match="cannot load"):
+        engine.serve(broken)
+
+
+def test_the_server_asks_for_its_key_and_listens_on_loopback_only():
+    import httpx
+
+    url, key = engine.serve(engine.gguf_path("embedded"))
+    assert url.startswith("http://127.0.0.1:")
+    assert httpx.get(f"{url}/models").status_code in (200, 401)
+    ask = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    assert httpx.post(f"{url}/chat/completions", json=ask).status_code == 401
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.post(f"{url}/chat/completions", json=ask, headers=headers, timeout=60).status_code == 200
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_and_never_cut(tmp_path):
+    import httpx
+
+    url, key = engine.serve(engine.gguf_path("embedded"))
+    ask = {"messages": [{"role": "user", "content": "word " * 4000}], "max_tokens": 2}
+    reply = httpx.post(f"{url}/chat/completions", json=ask, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    assert reply.status_code == 400 and "context" in reply.text
