@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.errors import ShardError, UsageError
+from shard_eval.errors import LogError, ShardError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -285,8 +285,9 @@ def _print(out: Console, entries: list[Entry], by: str | None, details: bool) ->
 @click.option("--by", default=None, help="Break down by intent, risk_area, category, type, level, split or source.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
+@click.option("--mixed", is_flag=True, help="Allow arms of different engine, dtype or decoding; the table says so.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, as_json: bool) -> None:
+def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, mixed: bool, as_json: bool) -> None:
     """Print the tables of finished runs: PATHS are run folders or Inspect logs, one table per benchmark and judge.
 
     Runs in one table must agree in task version, prompts, judge and benchmark; what differs is an error.
@@ -303,6 +304,9 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
         tables.setdefault((entry.run.protocol.benchmark, entry.run.protocol.judge), []).append(entry)
     for group in tables.values():
         logs.require_same_protocol([e.run for e in group])
+        differing = logs.differing_arms([e.run for e in group])
+        if differing and not mixed:
+            raise LogError(f"{'; '.join(differing)}. Score them alike, or say --mixed to have it noted in the table.")
         if markdown:
             click.echo(report.headline(group, passports.line(group[0].run.protocol)).markdown())
         else:

@@ -225,6 +225,28 @@ def require_same_protocol(runs: Sequence[Run]) -> None:
                 )
 
 
+def arm(run: Run) -> dict[str, str]:
+    """What should be the same for all arms of a comparison besides the protocol: engine, dtype and decoding."""
+    system = run.metadata.get("system") or {}
+    decoding = system.get("decoding", run.decoding)
+    return {
+        "engine": str(system.get("engine", run.model.split("/")[0])),
+        "dtype": str(system.get("dtype", "")),
+        "decoding": " ".join(f"{k}={v}" for k, v in sorted(decoding.items()) if v is not None),
+    }
+
+
+def differing_arms(runs: Sequence[Run]) -> list[str]:
+    """One line per thing in which the arms differ; constants have neither engine nor decoding and are left out."""
+    arms = [(run, found) for run in runs if (found := arm(run))["engine"] != "none"]
+    lines = []
+    for item in ("engine", "dtype", "decoding"):
+        values = {found[item]: run.model for run, found in arms}
+        if len(values) > 1:
+            lines.append(f"arms differ in {item}: " + "; ".join(f"{v or 'unknown'} ({m})" for v, m in values.items()))
+    return lines
+
+
 _PLAIN = [f.name for f in fields(Row) if f.name not in ("labels", "reasons")]
 
 

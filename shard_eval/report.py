@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shard_eval import summary
-from shard_eval.logs import Run
+from shard_eval.logs import Run, differing_arms
 from shard_eval.stats.intervals import Estimate
 from shard_eval.summary import Measured
 
@@ -133,6 +133,7 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
     lines = ["95 % intervals: Wilson; at the effective sample size where prompts share a cluster."]
     if passport:
         lines.append(passport)
+    lines += [f"{line[0].upper()}{line[1:]}." for line in differing_arms([e.run for e in entries])]
     for entry in entries:
         if entry.note:
             lines.append(f"{entry.name}: {entry.note}")

@@ -134,7 +134,7 @@ def test_json_is_json_and_nothing_else(finished):
 def test_show_reads_the_folder_again(finished):
     (folder,) = finished.glob("*/mini-*")
     assert "always_refuse" in shard("show", str(folder)).output
-    assert "| always_refuse |" in shard("show", str(folder), "--markdown").output
+    assert r"| always\_refuse |" in shard("show", str(folder), "--markdown").output
 
 
 def test_show_refuses_to_mix_protocols(finished, tmp_path):
@@ -142,6 +142,17 @@ def test_show_refuses_to_mix_protocols(finished, tmp_path):
     (a,), (b,) = finished.glob("*/mini-*"), tmp_path.glob("*/mini-*")
     found = shard("show", str(a), str(b))
     assert found.exit_code == 1 and "differ in prompts" in found.stderr
+
+
+def test_arms_of_different_decoding_are_not_compared_silently(script, tmp_path):
+    model = script("model", lambda m: "An answer.")
+    for tokens in ("64", "128"):
+        found = shard("score", model, "--limit", "2", "--max-tokens", tokens, "--log-dir", str(tmp_path))
+        assert found.exit_code == 0, found.output
+    folders = [str(f) for f in tmp_path.glob("*/mini*")]
+    found = shard("show", *folders)
+    assert found.exit_code == 1 and "differ in decoding" in found.stderr
+    assert "differ in decoding" in shard("show", "--mixed", *folders).stdout
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
