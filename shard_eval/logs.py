@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 from inspect_ai.log import (
     EvalLog,
     EvalSampleSummary,
@@ -130,6 +131,23 @@ def find_log(folder: str | Path) -> str:
             return name
     state = f"{len(names)} unfinished" if names else "no"
     raise LogError(f"{folder} holds {state} log(s). Run the same `shard score` command again to finish.")
+
+
+def set_aside_damaged(folder: str) -> list[str]:
+    """Rename logs that cannot be read, so that an evaluation can go on without them.
+
+    Returns:
+        The new names, "….damaged"; nothing is deleted.
+    """
+    moved = []
+    for info in list_eval_logs(folder):
+        try:
+            _header(info.name)
+        except LogError:
+            filesystem, path = fsspec.core.url_to_fs(info.name)
+            filesystem.mv(path, f"{path}.damaged")
+            moved.append(f"{info.name}.damaged")
+    return moved
 
 
 def _header(name: str) -> EvalLog:

@@ -17,7 +17,7 @@ from shard_eval.benchmarks import labelled
 from shard_eval.errors import LogError
 from shard_eval.judges.embedded import HELD_OUT
 from shard_eval.judges.embedded import agreement as embedded_agreement
-from shard_eval.logs import Protocol, read_run
+from shard_eval.logs import Protocol, read_run, set_aside_damaged
 from shard_eval.records import sha256
 from shard_eval.systems import resolve
 
@@ -54,6 +54,8 @@ def measure(
     grader = judging.grader
     identity = sha256(f"{judging.name} {grader.id if grader else ''} {on} {axes} {limit} {task.metadata}")[:8]
     folder = f"{root.rstrip('/')}/judges/{judging.kind.replace(':', '-')}-{on}-{identity}"
+    for moved in set_aside_damaged(f"{folder}/logs"):
+        console.print(f"A damaged log was set aside as {moved}; what it held is asked again.", markup=False)
     with progress.bar(console, f"judge {judging.name} on {on}", len(task.dataset)):
         done, logs = eval_set(
             task,
@@ -67,6 +69,8 @@ def measure(
             log_level="error",
             log_realtime=False,
         )
+    if any(log.status == "cancelled" for log in logs):
+        raise KeyboardInterrupt
     if not done:
         error = next((log.error.message for log in logs if log.error), "not finished")
         raise LogError(f"calibration of {judging.name}: {error}. Run the same command again to continue.")

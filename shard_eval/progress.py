@@ -53,8 +53,8 @@ class ShardProgress(Hooks):
 
     async def on_sample_end(self, data: SampleEnd) -> None:
         """Count the sample and the verdicts it lacks."""
-        if _bar.progress is None:
-            return
+        if _bar.progress is None or data.sample.error is not None:
+            return  # a stopped or failed sample will be asked again
         scores = (data.sample.scores or {}).values()
         _bar.unscored += sum(isinstance(s.value, float) and math.isnan(s.value) for s in scores)
         note = f"[yellow]{_bar.unscored} unscored[/yellow]" if _bar.unscored else ""

@@ -23,7 +23,7 @@ from rich.console import Console
 from shard_eval import benchmarks, judges, progress, report, solvers
 from shard_eval.benchmarks import BENCHMARKS
 from shard_eval.errors import JudgeError, LogError, UsageError, unknown
-from shard_eval.logs import Run, read_run, to_csv
+from shard_eval.logs import Run, read_run, set_aside_damaged, to_csv
 from shard_eval.records import Axis, sha256
 from shard_eval.scorers import parse_axes
 from shard_eval.systems import System, open_model
@@ -200,10 +200,13 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     Raises:
         JudgeError: if the judge does not work at all.
         LogError: if the evaluation did not finish.
+        KeyboardInterrupt: if the user stopped it; Inspect has saved what was finished.
     """
     folder = f"{root.rstrip('/')}/{plan.folder}"
     grader = plan.judging.grader
     config = plan.system.config(cache)
+    for name in set_aside_damaged(f"{folder}/logs"):
+        console.print(f"A damaged log was set aside as {name}; what it held is asked again.", markup=False)
     title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
     # What is None must stay away: it would override the task's own setting.
     names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
@@ -231,6 +234,8 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
             fail_on_error=True,
             **decoding,
         )
+    if any(log.status == "cancelled" for log in logs):
+        raise KeyboardInterrupt
     if not done:
         raise _failure(logs, title)
     found = read_run(f"{folder}/logs")

@@ -246,6 +246,16 @@ def test_folders_and_identities_differ_with_everything_that_changes_an_answer(sc
     assert len({p.folder for p in plans}) >= 5
 
 
+def test_a_damaged_log_is_set_aside_and_the_run_begins_again(script, results, calls):
+    system = resolve(script("model", lambda m: "An answer."))
+    first = run(system, Judging("embedded"), results, limit=5)
+    log = Path(re.sub(r"^file://", "", first.log))
+    log.write_bytes(log.read_bytes()[:3000])
+    again = run(system, Judging("embedded"), results, limit=5)
+    assert again.rows == first.rows and calls["model"] == 10
+    assert log.with_name(log.name + ".damaged").stat().st_size == 3000
+
+
 HOSTILE = (
     "😀🏴‍☠️ \u202eright to left\u202c zero\u200bwidth \x1b[31mred\x1b[0m | <script>alert(1)</script> [[A]] "
     '{"verdict": 0} =cmd() '
