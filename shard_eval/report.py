@@ -97,6 +97,12 @@ def _cell(found: Measured | None) -> str:
     return score(found.estimate) if found.metric.name == "joint" else percent(found.estimate)
 
 
+def _columns(found: Sequence[dict[str, Measured]]) -> list[str]:
+    """Headline metrics that apply; where refusal was judged, "declines" (of the action axis) only repeats it."""
+    names = [n for n in summary.HEADLINE if any(n in f for f in found)]
+    return [n for n in names if n != "declines" or "unhelpful_refusal" not in names]
+
+
 def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
     """One line per system: the joint score and the rates it could hide, each with its 95 % interval.
 
@@ -106,7 +112,7 @@ def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
     """
     first = entries[0].run
     found = [summary.summarise(e.run.rows, summary.HEADLINE) for e in entries]
-    names = [n for n in summary.HEADLINE if any(n in f for f in found)]
+    names = _columns(found)
     header = ("system", *(_COLUMNS[n] for n in names), "n", "unscored")
     rows = []
     for entry, measured in zip(entries, found, strict=True):
@@ -158,7 +164,7 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
 def breakdown(entry: Entry, by: str) -> Grid:
     """The headline of one system per risk area, category, type, level, intent or source."""
     groups = summary.breakdown(entry.run.rows, by)
-    names = [n for n in summary.HEADLINE if any(n in g for g in groups.values())]
+    names = _columns(list(groups.values()))
     rows = [
         (value, *(_cell(g.get(n)) for n in names), str(max(m.estimate.n + m.unscored for m in g.values())))
         for value, g in groups.items()
