@@ -143,7 +143,8 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
     for entry in entries:
         if entry.note:
             lines.append(f"{entry.name}: {entry.note}")
-        reasons = [f"{axis} {dict(c)}" for axis, c in summary.unscored(entry.run.rows).items() if c]
+        counts = {axis: c for axis, c in summary.unscored(entry.run.rows).items() if c}
+        reasons = [f"{axis} " + ", ".join(f"{n} {reason}" for reason, n in c.items()) for axis, c in counts.items()]
         if reasons:
             bounds = summary.summarise(entry.run.rows, ("joint", "harmful", "over_refusal"))
             limits = ", ".join(

@@ -163,7 +163,9 @@ def breakdown(rows: Sequence[Row], by: str, names: Sequence[str] = HEADLINE) -> 
     for row in rows:
         value = getattr(row, by)
         groups["" if value is None else str(value)].append(row)
-    return {name: summarise(group, names) for name, group in sorted(groups.items()) if name}
+    known = ("benign", "ambiguous", "harmful", "train", "dev", "test")  # these have an order of their own
+    ordered = sorted(groups.items(), key=lambda item: (known.index(item[0]) if item[0] in known else 99, item[0]))
+    return {name: summarise(group, names) for name, group in ordered if name}
 
 
 def unscored(rows: Sequence[Row]) -> dict[Axis, Counter[str]]:
