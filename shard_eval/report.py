@@ -48,6 +48,11 @@ class Entry:
     run: Run
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name as every output shows it; a fixture's numbers must not be mistaken for the benchmark's."""
+        return f"{self.name} (FIXTURE)" if self.run.protocol.origin == "fixture" else self.name
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -117,7 +122,7 @@ def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
     rows = []
     for entry, measured in zip(entries, found, strict=True):
         cells = tuple(_cell(measured.get(n)) for n in names)
-        rows.append((entry.name, *cells, str(len(entry.run.rows)), _unscored(entry.run)))
+        rows.append((entry.title, *cells, str(len(entry.run.rows)), _unscored(entry.run)))
     title = (
         f"{first.protocol.benchmark} · {first.protocol.task} {first.protocol.version} · judge {first.protocol.judge}"
     )
@@ -142,7 +147,7 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
     lines += [f"{line[0].upper()}{line[1:]}." for line in differing_arms([e.run for e in entries])]
     for entry in entries:
         if entry.note:
-            lines.append(f"{entry.name}: {entry.note}")
+            lines.append(f"{entry.title}: {entry.note}")
         counts = {axis: c for axis, c in summary.unscored(entry.run.rows).items() if c}
         reasons = [f"{axis} " + ", ".join(f"{n} {reason}" for reason, n in c.items()) for axis, c in counts.items()]
         if reasons:
@@ -152,13 +157,13 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
                 for n, m in bounds.items()
                 if m.unscored
             )
-            lines.append(f"{entry.name}: unscored {'; '.join(reasons)}; if all of them went one way: {limits}.")
+            lines.append(f"{entry.title}: unscored {'; '.join(reasons)}; if all of them went one way: {limits}.")
         cut = sum(r.stop_reason == "max_tokens" for r in entry.run.rows)
         if cut:
-            lines.append(f"{entry.name}: {cut} of {len(entry.run.rows)} answers were cut at the token limit.")
+            lines.append(f"{entry.title}: {cut} of {len(entry.run.rows)} answers were cut at the token limit.")
         agreed = summary.consistency(entry.run.rows)
         if agreed is not None:
-            lines.append(f"{entry.name}: triples served right (benign helped, harmful held): {percent(agreed)} %.")
+            lines.append(f"{entry.title}: triples served right (benign helped, harmful held): {percent(agreed)} %.")
     return tuple(lines)
 
 
@@ -171,7 +176,7 @@ def breakdown(entry: Entry, by: str) -> Grid:
         for value, g in groups.items()
         if g
     ]
-    return Grid(f"{entry.name} by {by.replace('_', ' ')}", (by, *(_COLUMNS[n] for n in names), "n"), tuple(rows))
+    return Grid(f"{entry.title} by {by.replace('_', ' ')}", (by, *(_COLUMNS[n] for n in names), "n"), tuple(rows))
 
 
 def details(entry: Entry) -> Grid:
@@ -182,14 +187,14 @@ def details(entry: Entry) -> Grid:
         text = score(e) if measured.metric.name in ("joint", "helpfulness") else percent(e)
         arrow = {"higher": " ↑", "lower": " ↓", "neither": ""}[measured.metric.better]
         rows.append((measured.metric.title + arrow, text, str(e.n), str(measured.unscored), e.method))
-    return Grid(f"{entry.name}: all metrics", ("metric", "value", "n", "unscored", "interval"), tuple(rows))
+    return Grid(f"{entry.title}: all metrics", ("metric", "value", "n", "unscored", "interval"), tuple(rows))
 
 
 def protocol(entry: Entry) -> Grid | None:
     """A published protocol's own metrics over the whole benchmark, if the run has any; parts are in the JSON."""
     found = {n: v for n, v in sorted(entry.run.metrics.items()) if _protocol(n)}
     rows = tuple((n.split("/", 1)[1], f"{v:.4f}") for n, v in found.items() if n.count("/") == 1)
-    return Grid(f"{entry.name}: the protocol's own metrics", ("metric", "value"), rows) if rows else None
+    return Grid(f"{entry.title}: the protocol's own metrics", ("metric", "value"), rows) if rows else None
 
 
 def _protocol(name: str) -> bool:
@@ -200,7 +205,7 @@ def _protocol(name: str) -> bool:
 def to_json(entry: Entry) -> dict[str, Any]:
     """Everything the tables show, for programs."""
     return {
-        "system": entry.name,
+        "system": entry.title,
         "note": entry.note,
         "log": entry.run.log,
         "protocol": asdict(entry.run.protocol),

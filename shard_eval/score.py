@@ -114,6 +114,7 @@ class Plan:
         key = sha256(json.dumps(self.identity, sort_keys=True))[:8]
         part = f".{self.split}" if self.split else ""
         part += f".first{self.limit}" if self.limit is not None else ""
+        part += ".FIXTURE" if benchmarks.load(self.benchmark).fixture else ""
         return f"{self.system.slug}/{self.benchmark}{part}-{key}"
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support import needs_data
 
 from shard_eval import benchmarks
 from shard_eval.cli import main
@@ -135,6 +136,29 @@ def test_show_reads_the_folder_again(finished):
     (folder,) = finished.glob("*/mini-*")
     assert "always_refuse" in shard("show", str(folder)).output
     assert r"| always\_refuse |" in shard("show", str(folder), "--markdown").output
+
+
+@needs_data
+def test_a_fixture_says_so_in_every_output(tmp_path):
+    args = ("score", "always_refuse", "-b", "linguasafe_en", "--log-dir", str(tmp_path), "--by", "level", "--details")
+    found = shard(*args)
+    tables = [line for line in found.stdout.splitlines() if "always_refuse" in line]
+    assert tables and all("FIXTURE" in line for line in tables)
+    (folder,) = tmp_path.glob("*/linguasafe*")
+    assert "FIXTURE" in folder.name
+    assert "FIXTURE" in json.loads((folder / "summary.json").read_text())["system"]
+    assert json.loads((folder / "manifest.json").read_text())["origin"] == "fixture"
+    assert "FIXTURE" in shard("show", str(folder), "--markdown").output
+    assert "FIXTURE" in shard("data", "check", "linguasafe_en").output
+
+
+def test_a_paid_judge_is_announced_before_it_is_asked(script, tmp_path):
+    judge = script("paid", lambda m: '{"reason": "ok", "verdict": 1}')
+    args = ["score", "always_refuse", "-j", judge, "--limit", "4", "--axes", "harm,helpfulness", "--price", "1,10"]
+    found = shard(*args, "--log-dir", str(tmp_path))
+    assert found.exit_code == 0
+    assert re.search(r"asked up to 8 times, about [\d,]+ tokens in, 960 out, about \$0\.0\d", found.stderr)
+    assert shard(*args[:-1], "cheap", "--log-dir", str(tmp_path)).exit_code == 2
 
 
 def test_show_refuses_to_mix_protocols(finished, tmp_path):

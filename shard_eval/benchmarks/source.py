@@ -98,6 +98,8 @@ def open_source(source: Source, benchmark: str) -> Fetched:
         return Fetched(folder / source.local, "stand-in")
     try:
         path = _from_hub(source) if source.repo else _from_address(source)
+    except DataError:
+        raise
     except Exception as error:  # the hub client raises a dozen unrelated types when offline
         tried = f"{folder / source.local} (not there) and " if folder else ""
         raise DataError(
