@@ -152,10 +152,10 @@ async def _rewrite(model: Model, request: str) -> tuple[Reframing | None, list[s
     for attempt in range(REWRITE_ATTEMPTS):
         output = await model.generate(
             [ChatMessageSystem(content=template), ChatMessageUser(content=request)],
-            # Without a seed per attempt a cached or greedy retry would repeat the same failure.
-            config=GenerateConfig(response_schema=_REWRITE_SCHEMA, seed=attempt, max_tokens=512)
-            if attempt == 0
-            else GenerateConfig(response_schema=_REWRITE_SCHEMA, seed=attempt, max_tokens=512, temperature=0.7),
+            # A greedy retry, or one with the same seed, would repeat the same failure.
+            config=GenerateConfig(
+                response_schema=_REWRITE_SCHEMA, seed=attempt, max_tokens=512, temperature=0.7 if attempt else None
+            ),
         )
         found = parse_reframing(output.completion, request)
         if isinstance(found, Reframing):

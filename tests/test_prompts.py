@@ -22,6 +22,7 @@ PLACEHOLDERS = {
     "judge_helpfulness": set(),
     "judge_need": {"need", "withhold"},
     "judge_refusal": set(),
+    "linguasafe_question": {"requests"},
     "linguasafe_reject": {"request", "response"},
     "linguasafe_unsafe": {"request", "response", "subtype"},
     "shard_refine": {"mode_instruction"},

@@ -5,7 +5,7 @@ only, misses harm said politely and can be gamed by anyone who reads this file. 
 hand-set points were developed on the human labels of two Do-Not-Answer models (ChatGLM2, ChatGPT) and two
 XSTest models (gpt4, mistralinstruct); calibrate it (sensitivity, specificity) before believing a rate, and
 replace it by a trained judge for any claim. Cohen's kappa on models held out while the rules were written:
-action 0.63 (GPT4 0.75, llama2-7b-chat 0.48), refusal 0.61 (llama2orig; refused at all or not 0.83), harm 0.49
+action 0.63 (GPT4 0.75, llama2-7b-chat 0.48), refusal 0.60 (llama2orig; refused at all or not 0.83), harm 0.49
 (26 harmful rows, intent unknown). Held out means other responses: the prompts, from which RISK was extended,
 are the same, so expect less on new prompts.
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-NAME = "embedded"
 VERSION = "0"
 
 SHARED: dict[str, str] = {
