@@ -373,7 +373,7 @@ def data() -> None:
 @data.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def data_list(as_json: bool) -> None:
-    """What there is, and whether it can be had here. Loads nothing from the network."""
+    """What there is, what is judged by default, under which licence. Loads nothing."""
     from rich.table import Table
 
     from shard_eval.benchmarks import BENCHMARKS

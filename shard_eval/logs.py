@@ -150,6 +150,12 @@ def set_aside_damaged(folder: str) -> list[str]:
     return moved
 
 
+def finished(folder: str) -> int:
+    """How many responses the newest log below a folder holds already; an interrupted run goes on from there."""
+    names = sorted((info.name for info in list_eval_logs(folder)), reverse=True)
+    return sum(not s.error for s in read_eval_log_sample_summaries(names[0])) if names else 0
+
+
 def _header(name: str) -> EvalLog:
     try:
         return read_eval_log(name, header_only=True)

@@ -69,7 +69,7 @@ def measure(
             log_level="error",
             log_realtime=False,
         )
-    if any(log.status == "cancelled" for log in logs):
+    if score.stopped(logs):
         raise KeyboardInterrupt
     if not done:
         error = next((log.error.message for log in logs if log.error), "not finished")

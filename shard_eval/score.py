@@ -23,7 +23,7 @@ from rich.console import Console
 from shard_eval import benchmarks, judges, progress, report, solvers
 from shard_eval.benchmarks import BENCHMARKS
 from shard_eval.errors import JudgeError, LogError, UsageError, unknown
-from shard_eval.logs import Run, read_run, set_aside_damaged, to_csv
+from shard_eval.logs import Run, finished, read_run, set_aside_damaged, to_csv
 from shard_eval.records import Axis, sha256
 from shard_eval.scorers import parse_axes
 from shard_eval.systems import System, open_model
@@ -212,7 +212,8 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     # What is None must stay away: it would override the task's own setting.
     names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
     decoding: GenerateConfigArgs = {k: v for k in names if (v := getattr(config, k)) is not None}  # type: ignore[assignment]
-    with progress.bar(console, title, None if plan.fixed else plan.records * plan.epochs):
+    total = None if plan.fixed else plan.records * plan.epochs
+    with progress.bar(console, title, total, finished(f"{folder}/logs")):
         done, logs = eval_set(
             f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
             task_args={k: v for k, v in plan.task_args.items() if k in BENCHMARKS[plan.benchmark].task_args},
@@ -235,7 +236,7 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
             fail_on_error=True,
             **decoding,
         )
-    if any(log.status == "cancelled" for log in logs):
+    if stopped(logs):
         raise KeyboardInterrupt
     if not done:
         raise _failure(logs, title)
@@ -250,6 +251,11 @@ def open_grader(grader: System, cache: bool) -> Model:
     if cache and grader.weights:
         policy = CachePolicy(expiry=None, per_epoch=False, scopes={"weights": grader.weights + grader.base})
     return open_model(grader.model, GenerateConfig(cache=policy), grader.model_args)
+
+
+def stopped(logs: Sequence[EvalLog]) -> bool:
+    """Whether the user stopped an evaluation set; Inspect then reports success, with no log or a cancelled one."""
+    return not logs or any(log.status == "cancelled" for log in logs)
 
 
 def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:

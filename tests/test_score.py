@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -291,40 +292,50 @@ def test_a_response_cannot_speak_as_the_judge(script, results):
 
 
 @pytest.mark.slow
-def test_killed_half_way_it_resumes(tmp_path):
-    """A real process, killed with SIGKILL while it works; the second one asks only for the rest."""
+@pytest.mark.parametrize("stop", ["kill", "interrupt", "interrupt twice"])
+def test_stopped_half_way_it_resumes(tmp_path, stop):
+    """A real process, stopped while it works; the second one asks only for the rest."""
     (tmp_path / "slow.py").write_text(
-        "import sys, time, asyncio\n"
+        "import sys, time\n"
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "import support\n"
-        "from rich.console import Console\n"
-        "from shard_eval import score\n"
-        "from shard_eval.systems import resolve\n"
-        "delay = float(sys.argv[1])\n"
+        "from shard_eval.cli import main\n"
+        "delay, counter, root = float(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
         "def reply(m):\n"
-        "    open(sys.argv[2], 'a').write('x')\n"
+        "    open(counter, 'a').write('x')\n"
         "    time.sleep(delay)\n"
         "    return 'An answer.'\n"
         "support.SCRIPTS['m'] = reply\n"
-        "(plan,) = score.plans(resolve('scripted/m'), ['mini'], score.Judging('embedded'))\n"
-        "print(len(score.run(plan, sys.argv[3], Console(quiet=True)).rows))\n"
+        "main(['score', 'scripted/m', '--log-dir', root, '--json'])\n"
     )
     counter, root = tmp_path / "calls", tmp_path / "results"
 
     def start(delay: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(tmp_path / "slow.py"), delay, str(counter), str(root)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # A shell may have told its background jobs to ignore Ctrl-C; a user's has not.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
     process = start("0.05")
     deadline = time.time() + 60
     while time.time() < deadline and (not counter.exists() or len(counter.read_text()) < 120):
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    if stop == "kill":
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    else:
+        process.send_signal(signal.SIGINT)
+        if stop == "interrupt twice":
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "same command again" in err and "Traceback" not in err, err
     before = len(counter.read_text())
     assert before >= 120
     out, err = start("0").communicate(timeout=120)
-    assert out.strip() == "216", err
+    (line,) = json.loads(out)
+    assert line["n"] == 216
+    assert re.search(r"216 responses, \d+ of them finished before", err)
     repeated = len(counter.read_text()) - 216
     assert repeated < before - 50, f"{repeated} of {before} answers were asked again"
 
