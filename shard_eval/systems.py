@@ -229,7 +229,15 @@ def resolve(
     if "/" not in model:
         raise unknown("model", model, ["embedded", *solvers.CONSTANTS, *(f"{p}/…" for p in PROVIDERS)])
     provider = model.split("/")[0]
+    if provider == "hf":
+        args = _transformers_args(dtype, decoding) | extra
+        return System(label or model, model, solver, "transformers", dtype, decoding=decoding, model_args=args)
     return System(label or model, model, solver, engine=provider, decoding=decoding, model_args=extra)
+
+
+def _transformers_args(dtype: str, decoding: Decoding) -> dict[str, Any]:
+    """Arguments of Inspect's hf provider; it is greedy by an argument and rejects temperature 0."""
+    return {"dtype": dtype} | ({"do_sample": False} if decoding.temperature == 0 else {})
 
 
 def _gguf(path: Path, solver: str, decoding: Decoding, label: str | None, extra: dict[str, Any]) -> System:
@@ -267,12 +275,10 @@ def _local(
         model_path, sha_base = _adapter_view(Path(adapter).expanduser(), base), sha
         sha = hash_folder(model_path)
     name = label or (Path(adapter) if adapter else base).resolve().name
-    args: dict[str, Any] = {"model_path": str(model_path), "dtype": dtype}
+    args = {"model_path": str(model_path)} | _transformers_args(dtype, decoding)
     if not (model_path / "tokenizer_config.json").is_file():
         args["tokenizer_path"] = str(base)  # an adapter saved by itself carries no tokenizer
     args |= extra
-    if decoding.temperature == 0:
-        args["do_sample"] = False
     return System(name, f"hf/{name}", solver, "transformers", dtype, sha, sha_base, decoding, args)
 
 

@@ -38,6 +38,12 @@ def test_a_checkpoint_folder_is_scored_greedily_and_the_same_twice(checkpoint, t
     assert [r.chars for r in first.rows] == [r.chars for r in second.rows]
 
 
+def test_an_hf_model_string_is_greedy_too(checkpoint, tmp_path):
+    system = resolve("hf/local", decoding=Decoding(max_tokens=8), model_args={"model_path": str(checkpoint)})
+    assert (system.engine, system.dtype) == ("transformers", "bfloat16")
+    assert len(run(system, tmp_path).rows) == 2
+
+
 def test_an_adapter_changes_the_identity_and_runs_on_the_base_it_is_given(checkpoint, tmp_path):
     import torch
     from peft import LoraConfig, get_peft_model
