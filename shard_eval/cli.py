@@ -382,7 +382,7 @@ def data_list(as_json: bool) -> None:
         {
             "name": b.name,
             "title": b.title,
-            "axes": ",".join(b.axes),
+            "axes": ", ".join(b.axes) or "(no judge)",
             "licence": b.licence,
             "task": f"shard_eval/{b.task}",
         }
