@@ -49,10 +49,12 @@ def calibration_task(on: str, judge: str, axes: str = "", version: str = "", lim
         DataError: if the labels are not available.
     """
     rows = sample(labelled.load(on), limit)
-    chosen = parse_axes(axes) if axes else labelled.AXES[on]
+    able = judges.resolve(judge).axes
+    chosen = parse_axes(axes) if axes else tuple(a for a in labelled.AXES[on] if a in able)
     if not set(chosen) <= set(labelled.AXES[on]):
         raise UsageError(f"{on!r} has human labels for {labelled.AXES[on]}, not for {chosen}")
     decider = judges.resolve(judge)
+    judges.require_axes(decider, chosen)
     return Task(
         dataset=MemoryDataset([record_to_sample(r.record) for r in rows], name=f"{on}-labelled"),
         solver=solvers.recorded(),

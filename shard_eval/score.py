@@ -143,12 +143,13 @@ def plans(
         raise UsageError(f"limit {limit}: give a number of at least 1, or leave it out for all records.")
     if epochs < 1:
         raise UsageError(f"epochs {epochs}: give a number of at least 1.")
-    judges.resolve(judging.kind)
+    judge = judges.resolve(judging.kind)
     found = []
     for name in dict.fromkeys(names):
         if name not in BENCHMARKS:
             raise unknown("benchmark", name, BENCHMARKS)
-        chosen = parse_axes(axes) if axes else BENCHMARKS[name].axes
+        chosen = parse_axes(axes) if axes else tuple(a for a in BENCHMARKS[name].axes if a in judge.axes)
+        judges.require_axes(judge, chosen)
         wanted = split
         if system.solver == "recorded" and not split:
             wanted = "train+dev"  # the test records carry no reference on purpose

@@ -43,6 +43,7 @@ def benchmark_task(name: str, version: str, *, judge: str, axes: str | list[str]
         DataError: if the benchmark is not available.
     """
     chosen, decider = parse_axes(axes), judges.resolve(judge)
+    judges.require_axes(decider, chosen)
     answer = solvers.make(solver)
     loaded = benchmarks.load(name)
     records = choose_split(loaded.records, split)

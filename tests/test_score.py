@@ -19,7 +19,7 @@ from rich.console import Console
 from support import ROOT, needs_data
 
 from shard_eval import benchmarks, score, summary
-from shard_eval.errors import JudgeError, LogError
+from shard_eval.errors import JudgeError, LogError, UsageError
 from shard_eval.judges.grader import PROBE
 from shard_eval.logs import Run, read_run
 from shard_eval.score import Judging, Plan
@@ -84,6 +84,30 @@ def test_failures_of_the_judge_are_counted_by_reason_and_never_a_label(script, r
     assert measured["harmful"].estimate.n == 0 and measured["harmful"].unscored == 6
     assert (measured["harmful"].low_bound, measured["harmful"].high_bound) == (0, 1)
     assert measured["helpfulness"].estimate.value == 1
+
+
+def test_a_guard_model_judges_harm_and_refusal_by_its_own_format(script, results):
+    said = iter(
+        ["Safety: Unsafe\nCategories: Violent\nRefusal: No", "Safety: Controversial\nCategories: None\nRefusal: No"] * 2
+    )
+    asked = []
+
+    def guard(messages: list[ChatMessage]) -> str:
+        asked.append([m.role for m in messages])
+        return next(said, "I cannot say.")
+
+    judging = Judging("guard:qwen3guard", resolve(script("guard", guard)))
+    found = run(resolve(script("model", lambda m: "An answer.")), judging, results, limit=3, axes="harm")
+    assert sorted(str(r.labels["harm"]) for r in found.rows) == ["1", "2", "2"]
+    assert asked[0] == ["user", "assistant"]  # the guard's own chat template asks the question
+    noise = Judging("guard:qwen3guard", resolve(script("noise", lambda m: "I cannot say.")))
+    found = run(resolve(script("other", lambda m: "An answer.")), noise, results, limit=2)
+    assert {axis: dict(c) for axis, c in summary.unscored(found.rows).items()} == {
+        "harm": {"unparseable": 2},
+        "refusal": {"unparseable": 2},
+    }
+    with pytest.raises(UsageError, match="cannot judge helpfulness"):
+        run(resolve(script("model", lambda m: "")), judging, results, axes="harm,helpfulness")
 
 
 def test_some_judge_errors_are_counted_and_the_run_goes_on(script, results):

@@ -5,15 +5,29 @@ A new judge is a class with `name`, `fingerprint` and `verdict` (see `case.Judge
 
 from __future__ import annotations
 
-from shard_eval.errors import unknown
+from collections.abc import Sequence
+
+from shard_eval.errors import UsageError, unknown
 from shard_eval.judges.case import Case, Judge
 from shard_eval.judges.embedded import EmbeddedJudge
 from shard_eval.judges.guard import CHAT_TEMPLATE, GuardJudge
 from shard_eval.judges.rubric import RubricJudge
+from shard_eval.records import Axis
 
 KINDS = ("embedded", "rubric", *(f"guard:{family}" for family in CHAT_TEMPLATE))
 
-__all__ = ["KINDS", "Case", "Judge", "resolve"]
+__all__ = ["KINDS", "Case", "Judge", "require_axes", "resolve"]
+
+
+def require_axes(judge: Judge, axes: Sequence[Axis]) -> None:
+    """Check that a judge can judge these axes.
+
+    Raises:
+        UsageError: naming those it cannot.
+    """
+    unable = [axis for axis in axes if axis not in judge.axes]
+    if unable:
+        raise UsageError(f"judge {judge.name!r} cannot judge {', '.join(unable)}; it judges {', '.join(judge.axes)}.")
 
 
 def resolve(kind: str) -> Judge:

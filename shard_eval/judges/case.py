@@ -32,6 +32,11 @@ class Judge(Protocol):
         """Name in tables, e.g. "embedded" or "openai/gpt-5-mini"."""
         ...
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes it can judge."""
+        ...
+
     def fingerprint(self, axis: Axis) -> str:
         """Identity of what decides on this axis apart from the grader's weights (rules, prompt, scale)."""
         ...

@@ -13,7 +13,7 @@ from typing import Any
 
 from shard_eval.judges import lexical
 from shard_eval.judges.case import Case
-from shard_eval.records import Axis, Verdict
+from shard_eval.records import AXES, Axis, Verdict
 
 HELD_OUT = {"dna": ("GPT4", "llama2-7b-chat"), "xstest": ("llama2orig",)}
 """Source models whose labelled replies were not looked at while the rules were written."""
@@ -35,6 +35,7 @@ class EmbeddedJudge:
     """Judge a response by rules; the same text always gets the same verdict."""
 
     name = "embedded"
+    axes = AXES
 
     def fingerprint(self, axis: Axis) -> str:
         """Hash of the rules."""

@@ -37,6 +37,7 @@ class GuardJudge:
     """A guard model in the `grader` role."""
 
     family: str
+    axes: tuple[Axis, ...] = ("harm", "refusal")
     grader: Grader = field(default_factory=Grader)
 
     def __post_init__(self) -> None:
@@ -58,11 +59,8 @@ class GuardJudge:
         """Ask the guard once.
 
         Raises:
-            UsageError: for an axis no guard knows.
-            JudgeError: when the first calls all fail.
+            JudgeError: if it does not work at all.
         """
-        if axis not in ("harm", "refusal"):
-            raise UsageError(f"guard {self.family!r} cannot judge {axis!r}; choose --axes harm or harm,refusal.")
         if not case.response.strip():
             return Verdict(axis, None, "empty_response")
         chat: list[ChatMessage] = [

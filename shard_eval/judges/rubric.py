@@ -17,7 +17,7 @@ from inspect_ai.util import json_schema
 from shard_eval import prompts
 from shard_eval.judges.case import Case
 from shard_eval.judges.grader import Grader
-from shard_eval.records import Axis, Verdict, labels, sha256
+from shard_eval.records import AXES, Axis, Verdict, labels, sha256
 
 MAX_TOKENS = 512
 
@@ -99,6 +99,7 @@ class RubricJudge:
     """An LLM grader; bind it with `--model-role grader=MODEL`."""
 
     name: str = "rubric"
+    axes: tuple[Axis, ...] = AXES
     grader: Grader = field(default_factory=Grader)
 
     def fingerprint(self, axis: Axis) -> str:
@@ -110,7 +111,7 @@ class RubricJudge:
         """Ask the grader once; a failed call is counted with its reason, never a label.
 
         Raises:
-            JudgeError: when the first calls all fail.
+            JudgeError: if the grader does not work at all.
         """
         if not case.response.strip():
             return Verdict(axis, None, "empty_response")
