@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shard_eval.systems import System
 
 ROOT = "results"
+PARTS = ("intent", "risk_area", "category", "type", "level", "split", "source")
 
 
 class Shard(click.Group):
@@ -133,9 +134,7 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
-@click.option(
-    "--by", default=None, help="Also break down by intent, risk_area, category, type, level, split or source."
-)
+@click.option("--by", type=click.Choice(PARTS), default=None, help="Also break down by this.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
 @click.option(
     "--price",
@@ -270,9 +269,6 @@ def _print(out: Console, entries: list[Entry], by: str | None, details: bool) ->
     protocol = entries[0].run.protocol
     grids = [report.headline(entries, passports.line(protocol))]
     if by is not None:
-        allowed = ("intent", "risk_area", "category", "type", "level", "split", "source")
-        if by not in allowed:
-            raise UsageError(f"--by {by!r}: choose one of {', '.join(allowed)}.")
         grids += [report.breakdown(entry, by) for entry in entries]
     if details:
         grids += [report.details(entry) for entry in entries]
@@ -282,7 +278,7 @@ def _print(out: Console, entries: list[Entry], by: str | None, details: bool) ->
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--by", default=None, help="Break down by intent, risk_area, category, type, level, split or source.")
+@click.option("--by", type=click.Choice(PARTS), default=None, help="Break down by this.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @click.option("--mixed", is_flag=True, help="Allow arms of different engine, dtype or decoding; the table says so.")

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from inspect_ai import eval_set
 from rich.console import Console
 from rich.table import Table
 
-from shard_eval import calibrate, progress, score
+from shard_eval import calibrate, score
 from shard_eval.benchmarks import labelled
-from shard_eval.errors import LogError
 from shard_eval.judges.embedded import HELD_OUT
 from shard_eval.judges.embedded import agreement as embedded_agreement
-from shard_eval.logs import Protocol, read_run, set_aside_damaged
+from shard_eval.logs import Protocol
 from shard_eval.records import sha256
 from shard_eval.systems import resolve
 
@@ -54,27 +52,15 @@ def measure(
     grader = judging.grader
     identity = sha256(f"{judging.name} {grader.id if grader else ''} {on} {axes} {limit} {task.metadata}")[:8]
     folder = f"{root.rstrip('/')}/judges/{judging.kind.replace(':', '-')}-{on}-{identity}"
-    for moved in set_aside_damaged(f"{folder}/logs"):
-        console.print(f"A damaged log was set aside as {moved}; what it held is asked again.", markup=False)
-    with progress.bar(console, f"judge {judging.name} on {on}", len(task.dataset)):
-        done, logs = eval_set(
-            task,
-            model=resolve("recorded").open(),
-            model_roles={"grader": score.open_grader(grader, cache=True)} if grader else None,
-            log_dir=f"{folder}/logs",
-            log_dir_allow_dirty=True,
-            retry_attempts=0,
-            retry_immediate=False,
-            display="none",
-            log_level="error",
-            log_realtime=False,
-        )
-    if score.stopped(logs):
-        raise KeyboardInterrupt
-    if not done:
-        error = next((log.error.message for log in logs if log.error), "not finished")
-        raise LogError(f"calibration of {judging.name}: {error}. Run the same command again to continue.")
-    run = read_run(f"{folder}/logs")
+    run = score.evaluate(
+        task,
+        f"judge {judging.name} on {on}",
+        len(task.dataset),
+        folder,
+        console,
+        model=resolve("recorded").open(),
+        model_roles={"grader": score.open_grader(grader, cache=True)} if grader else None,
+    )
     truth = calibrate.sample(labelled.load(on), limit)
     name = judging.kind if grader is None else f"{judging.kind}:{grader.name} {grader.id}"
     prompts = dict(run.metadata.get("judge_prompts", {}))
@@ -82,7 +68,7 @@ def measure(
         on, name, prompts, calibrate.agree(run.rows, truth, HELD_OUT.get(on, ()) if name == "embedded" else ())
     )
     if judging.kind != "embedded":  # its passport is part of the package
-        path = _store() / f"{_key(name, prompts)}-{on}.json"
+        path = _store() / f"{_key(name, prompts)}-{on}-{limit or 'all'}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(calibrate.dumps(found))
     return found
@@ -106,24 +92,33 @@ def _stored() -> list[dict[str, Any]]:
 def line(protocol: Protocol) -> str:
     """One line on how far to trust the judge on the axes of a table; "" if nobody has measured it."""
     judged = {axis for axis, _ in protocol.prompts}
-    parts = []
+    best: dict[tuple[str, str], dict[str, Any]] = {}  # a quick look at a few replies must not hide a full one
     for passport in find(protocol):
         for axis, by_model in passport["agreement"].items():
-            group = "held out" if "held out" in by_model else "all"
-            whole = by_model[group]
-            if axis not in judged or "kappa" not in whole:
-                continue
-            text = f"{axis} κ {whole['kappa']:.2f}"
-            if axis == "harm":
-                d = whole["detection"]
-                text += f" (sensitivity {d['sensitivity']['value']:.2f}, specificity {d['specificity']['value']:.3f})"
-            parts.append(f"{text}, n {whole['n']} {'held-out ' if group != 'all' else ''}{passport['on']}")
+            known = best.get((axis, passport["on"]), {"all": {"n": 0}})
+            if axis in judged and "kappa" in by_model["all"] and by_model["all"]["n"] > known["all"]["n"]:
+                best[axis, passport["on"]] = by_model
+    parts = []
+    for (axis, on), by_model in best.items():
+        group = "held out" if "held out" in by_model else "all"
+        whole = by_model[group]
+        text = f"{axis} κ {whole['kappa']:.2f}"
+        if axis == "harm":
+            d = whole["detection"]
+            rates = (f"{k} {_rate(d[k]['value'])}" for k in ("sensitivity", "specificity"))
+            text += f" ({', '.join(rates)})"
+        parts.append(f"{text}, n {whole['n']} {'held-out ' if group != 'all' else ''}{on}")
     if not parts:
         return ""
-    blind = sorted(judged - {a for p in find(protocol) for a in p["agreement"]})
+    blind = sorted(judged - {axis for axis, _ in best})
     rest = f"; no human labels for {', '.join(blind)}" if blind else ""
     rules = " (lexical rules, v0)" if protocol.judge == "embedded" else ""
     return f"Judge {protocol.judge}{rules} against people: {'; '.join(parts)}{rest}."
+
+
+def _rate(value: float | None) -> str:
+    """A rate, or a dash where there was nothing to find (a small sample may hold no harmful reply)."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def show(console: Console, passport: dict[str, Any]) -> None:

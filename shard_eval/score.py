@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import fsspec
-from inspect_ai import eval_set
+from inspect_ai import Task, eval_set
 from inspect_ai.log import EvalLog
-from inspect_ai.model import CachePolicy, GenerateConfig, GenerateConfigArgs, Model
+from inspect_ai.model import CachePolicy, GenerateConfig, Model
 from rich.console import Console
 
 from shard_eval import benchmarks, judges, progress, report, solvers
@@ -207,43 +207,68 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     folder = f"{root.rstrip('/')}/{plan.folder}"
     grader = plan.judging.grader
     config = plan.system.config(cache)
-    for name in set_aside_damaged(f"{folder}/logs"):
-        console.print(f"A damaged log was set aside as {name}; what it held is asked again.", markup=False)
     title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
     # What is None must stay away: it would override the task's own setting.
     names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
-    decoding: GenerateConfigArgs = {k: v for k in names if (v := getattr(config, k)) is not None}  # type: ignore[assignment]
-    total = None if plan.fixed else plan.records * plan.epochs
-    with progress.bar(console, title, total, finished(f"{folder}/logs")):
+    found = evaluate(
+        f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
+        title,
+        None if plan.fixed else plan.records * plan.epochs,
+        folder,
+        console,
+        task_args={k: v for k, v in plan.task_args.items() if k in BENCHMARKS[plan.benchmark].task_args},
+        model=model or plan.system.open(cache),
+        model_roles={"grader": open_grader(grader, cache)} if grader else None,
+        metadata={
+            "system": plan.system.manifest,
+            "grader": f"{grader.name} {grader.id}" if grader else None,
+            "shard_eval": version("shard-eval"),
+        },
+        limit=plan.limit,
+        epochs=plan.epochs,
+        **{k: v for k in names if (v := getattr(config, k)) is not None},
+    )
+    _write(folder, plan, found)
+    return found
+
+
+def evaluate(task: str | Task, title: str, total: int | None, folder: str, console: Console, **options: Any) -> Run:
+    """Run one evaluation set, or continue it where it stopped, and read what it found.
+
+    Args:
+        task: what to run.
+        title: what the progress bar and an error call it.
+        total: number of responses, if known.
+        folder: its logs go to `logs` below.
+        console: for the progress bar.
+        options: for Inspect's `eval_set`.
+
+    Raises:
+        JudgeError: if the judge does not work at all.
+        LogError: if the evaluation did not finish.
+        KeyboardInterrupt: if the user stopped it; Inspect has saved what was finished.
+    """
+    log_dir = f"{folder}/logs"
+    for name in set_aside_damaged(log_dir):
+        console.print(f"A damaged log was set aside as {name}; what it held is asked again.", markup=False)
+    with progress.bar(console, title, total, finished(log_dir)):
         done, logs = eval_set(
-            f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
-            task_args={k: v for k, v in plan.task_args.items() if k in BENCHMARKS[plan.benchmark].task_args},
-            model=model or plan.system.open(cache),
-            model_roles={"grader": open_grader(grader, cache)} if grader else None,
-            log_dir=f"{folder}/logs",
+            task,
+            log_dir=log_dir,
             log_dir_allow_dirty=True,
-            metadata={
-                "system": plan.system.manifest,
-                "grader": f"{grader.name} {grader.id}" if grader else None,
-                "shard_eval": version("shard-eval"),
-            },
-            limit=plan.limit,
-            epochs=plan.epochs,
-            retry_attempts=0,
-            retry_immediate=False,  # the model API retries already; a failed run is continued by running again
+            retry_attempts=0,  # the model API retries already; a failed run is continued by running again
+            retry_immediate=False,
             display="none",
             log_level="error",
             log_realtime=False,  # 30 % of the harness' cost; the .eval log is flushed all the same
             fail_on_error=True,
-            **decoding,
+            **options,
         )
-    if stopped(logs):
-        raise KeyboardInterrupt
+    if not logs or any(log.status == "cancelled" for log in logs):
+        raise KeyboardInterrupt  # Inspect reports a stopped set as a success, with no log or a cancelled one
     if not done:
         raise _failure(logs, title)
-    found = read_run(f"{folder}/logs")
-    _write(folder, plan, found)
-    return found
+    return read_run(log_dir)
 
 
 def open_grader(grader: System, cache: bool) -> Model:
@@ -252,11 +277,6 @@ def open_grader(grader: System, cache: bool) -> Model:
     if cache and grader.weights:
         policy = CachePolicy(expiry=None, per_epoch=False, scopes={"weights": grader.weights + grader.base})
     return open_model(grader.model, GenerateConfig(cache=policy), grader.model_args)
-
-
-def stopped(logs: Sequence[EvalLog]) -> bool:
-    """Whether the user stopped an evaluation set; Inspect then reports success, with no log or a cancelled one."""
-    return not logs or any(log.status == "cancelled" for log in logs)
 
 
 def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:
@@ -270,9 +290,9 @@ def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:
 
 def entry(plan: Plan, found: Run) -> report.Entry:
     """The table line of a finished plan."""
-    note = f"on {plan.split} only" if plan.split else ""
-    note += (", " if note else "") + f"first {plan.limit} records only" if plan.limit is not None else ""
-    return report.Entry(plan.system.name, found, note)
+    split = f"on {plan.split} only" if plan.split else ""
+    limit = f"first {plan.limit} records only" if plan.limit is not None else ""
+    return report.Entry(plan.system.name, found, ", ".join(part for part in (split, limit) if part))
 
 
 def _write(folder: str, plan: Plan, found: Run) -> None:

@@ -38,6 +38,15 @@ def test_a_judge_that_repeats_the_human_label_has_kappa_one_and_its_passport_is_
     assert "action κ 1.00" in passports.line(run.protocol)
 
 
+def test_a_quick_look_does_not_hide_a_larger_calibration(script, tmp_path):
+    judging = score.Judging("rubric", resolve(script("mostly", lambda m: '{"verdict": 0}')))
+    for limit in (40, 8):
+        passports.measure(judging, "dna", "harm", limit, str(tmp_path), QUIET)
+    (plan,) = score.plans(resolve("always_refuse"), ["mini"], judging, axes="harm", limit=2)
+    line = passports.line(score.run(plan, str(tmp_path), QUIET).protocol)
+    assert "n 40 dna" in line and "n 8 dna" not in line
+
+
 def test_a_constant_judge_has_kappa_zero_and_failures_are_counted(script, tmp_path):
     count = iter(range(1000))
     reply = lambda m: "nonsense" if next(count) % 4 == 0 else '{"verdict": 0}'  # noqa: E731

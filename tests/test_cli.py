@@ -58,6 +58,7 @@ def test_the_library_does_not_import_torch():
         (["score", "embedded", "--split", "tets"], "give some of train, dev, test"),
         (["score", "embedded", "--axes", "harm,harm"], "once each"),
         (["score", "embedded", "--limit", "0"], "at least 1"),
+        (["score", "embedded", "--by", "intention"], "'intent'"),
         (["score", "embedded", "--epochs", "2"], "give a --temperature"),
         (["score", "embedded", "-M", "slots"], "KEY=VALUE"),
         (["score", "./no-such-folder"], "no folder"),

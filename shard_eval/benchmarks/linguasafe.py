@@ -47,7 +47,6 @@ TYPES = (
     "Privacy & Property",
 )
 FIXTURE = Pin(count=83, content="86f31f89f8e70fe08ab1e1c2b5f47f474cc7185370e0911762681647b901eda6")
-EXPECTED_ROWS = 3267  # what the SHARD authors used (arXiv:2606.15517); reported beside the count found
 
 
 def _rows(file: Fetched) -> Iterable[Mapping[str, Any]]:

@@ -15,9 +15,6 @@ from inspect_ai.util import LimitExceededError
 from shard_eval.errors import JudgeError
 from shard_eval.records import Axis, Verdict
 
-GIVE_UP_AFTER = 8  # errors in a row, without a single success, before the run stops
-
-
 PROBE = "Reply with the word OK."
 
 
