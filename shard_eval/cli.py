@@ -58,7 +58,7 @@ def _complain(text: str) -> None:
     click.echo(click.style("Error: ", fg="red", bold=True) + text, err=True)
 
 
-def _consoles() -> tuple[Console, Console]:
+def consoles() -> tuple[Console, Console]:
     """The console for results and the one for progress and remarks."""
     from rich.console import Console
 
@@ -75,6 +75,7 @@ def main() -> None:
     shard demo                                     score the embedded model: no GPU, no key, no hub
     shard score MODEL --benchmarks dna,xstest --judge openai/gpt-5-mini
     shard show results/SYSTEM/BENCHMARK            the tables of finished runs, again
+    shard compare results/CANDIDATE results/BASE   more helpful, and not less safe? exit code 0 if shown
     shard data check                               are the benchmarks what they should be?
     """  # noqa: D301 (click reads the control character)
 
@@ -170,7 +171,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
         decoding=decoding,
         dtype=options["dtype"],
         label=options["label"],
-        model_args=_pairs(options["model_args"]),
+        model_args=pairs(options["model_args"]),
     )
     if options["epochs"] > 1 and decoding.temperature == 0 and system.engine != "none":
         raise UsageError("--epochs above 1 at temperature 0 asks the same again; give a --temperature.")
@@ -189,7 +190,12 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     _run(chosen, options)
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, Any]:
+def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read KEY=VALUE arguments; values are JSON where they can be.
+
+    Raises:
+        UsageError: for one without "=".
+    """
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -216,9 +222,9 @@ def _judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
         judges.resolve(kind)
         if not equals:
             raise UsageError(f"--judge {judge!r} needs a model: {kind}=MODEL.")
-        return Judging(kind, resolve(model, model_args=_pairs(judge_args)))
+        return Judging(kind, resolve(model, model_args=pairs(judge_args)))
     try:
-        return Judging("rubric", resolve(judge, model_args=_pairs(judge_args)))
+        return Judging("rubric", resolve(judge, model_args=pairs(judge_args)))
     except UsageError as error:
         if "/" in judge or judge.startswith((".", "~")):
             raise
@@ -250,7 +256,7 @@ def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
     from shard_eval import report
     from shard_eval import score as scoring
 
-    out, err = _consoles()
+    out, err = consoles()
     model = chosen[0].system.open(not options["no_cache"])
     entries = []
     for plan in chosen:
@@ -290,8 +296,8 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
     """
     from shard_eval import logs, passports, report
 
-    out, _ = _consoles()
-    entries = [report.Entry(_name(run), run) for run in (logs.read_run(path) for path in paths)]
+    out, _ = consoles()
+    entries = [report.Entry(logs.system_name(run), run) for run in (logs.read_run(path) for path in paths)]
     if as_json:
         click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
         return
@@ -307,12 +313,6 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
             click.echo(report.headline(group, passports.line(group[0].run.protocol)).markdown())
         else:
             _print(out, group, by, details)
-
-
-def _name(run: Any) -> str:
-    system = run.metadata.get("system") or {}
-    name = str(system.get("model") or run.model)
-    return name if run.solver in ("direct", name) else f"{name} + {run.solver}"
 
 
 @main.command()
@@ -333,7 +333,7 @@ def demo(max_tokens: int, log_dir: str) -> None:
     from shard_eval import score as scoring
     from shard_eval.systems import Decoding, resolve
 
-    out, err = _consoles()
+    out, err = consoles()
     judging = scoring.Judging("embedded")
     systems: list[System] = [
         resolve("embedded", decoding=Decoding(max_tokens=max_tokens)),
@@ -390,7 +390,7 @@ def data_list(as_json: bool) -> None:
     table = Table("name", "title", "judged by default", "licence", "Inspect task")
     for row in rows:
         table.add_row(*row.values())
-    _consoles()[0].print(table)
+    consoles()[0].print(table)
 
 
 @data.command("fetch")
@@ -442,7 +442,7 @@ def judge() -> None:
     "--on",
     default="dna",
     show_default=True,
-    help="Human-labelled replies: dna (harm, action) or xstest (refusal).",
+    help="Human-labelled replies: dna (harm, action), xstest (refusal), or a .jsonl file of your own replies or pairs.",
 )
 @click.option("--axes", default="", help="Of those with human labels; default all.")
 @click.option("--limit", type=int, default=None, help="A random part, the same number from each source model.")
@@ -462,11 +462,15 @@ def judge_calibrate(
 ) -> None:
     """Run JUDGE over replies with human labels and store its agreement; tables print it from then on.
 
-    Needs SHARD_DATA_DIR with the released labels. JUDGE as in `shard score --judge`.
-    """
+    \b
+    dna and xstest need SHARD_DATA_DIR with the released labels. JUDGE as in `shard score --judge`.
+    A file of yours, one JSON object a line:
+      {"prompt": …, "response": …, "helpfulness": 1-4, "harm": 0-3, "refusal": 0-2}      single responses
+      {"prompt": …, "candidate": …, "baseline": …, "helpfulness": "candidate"}           pairs, for `shard compare`
+    """  # noqa: D301 (click reads the control character)
     from shard_eval import passports
 
-    out, err = _consoles()
+    out, err = consoles()
     judging = _judging(judge, judge_args)
     if (
         judging.paid

@@ -127,7 +127,7 @@ def find_log(folder: str | Path) -> str:
         return str(folder)
     names = [info.name for info in list_eval_logs(str(folder))]
     for name in sorted(names, reverse=True):
-        if _header(name).status == "success":
+        if read_header(name).status == "success":
             return name
     state = f"{len(names)} unfinished" if names else "no"
     raise LogError(f"{folder} holds {state} log(s). Run the same `shard score` command again to finish.")
@@ -142,7 +142,7 @@ def set_aside_damaged(folder: str) -> list[str]:
     moved = []
     for info in list_eval_logs(folder):
         try:
-            _header(info.name)
+            read_header(info.name)
         except LogError:
             filesystem, path = fsspec.core.url_to_fs(info.name)
             filesystem.mv(path, f"{path}.damaged")
@@ -156,7 +156,12 @@ def finished(folder: str) -> int:
     return sum(not s.error for s in read_eval_log_sample_summaries(names[0])) if names else 0
 
 
-def _header(name: str) -> EvalLog:
+def read_header(name: str) -> EvalLog:
+    """Everything of a log but its samples.
+
+    Raises:
+        LogError: if it cannot be read.
+    """
     try:
         return read_eval_log(name, header_only=True)
     except Exception as error:  # a cut zip, a full disk, JSON of something else: many types, one meaning
@@ -177,20 +182,14 @@ def read_run(log: str | Path, unfinished: bool = False) -> Run:
         LogError: if it is damaged, unfinished, has no verdicts, or one sample failed.
     """
     name = find_log(log)
-    header = _header(name)
-    if header.status != "success" and not unfinished:
-        raise LogError(f"log {name} is unfinished ({header.status}). Run the same command again to finish it.")
-    try:
-        summaries = read_eval_log_sample_summaries(name)
-    except Exception as error:
-        raise LogError(f"log {name}: its samples cannot be read: {error}. Move it away and run again.") from error
-    failed = [s.id for s in summaries if s.error]
-    if failed and not unfinished:
-        raise LogError(f"log {name}: {len(failed)} samples failed (first: {failed[0]!r}). Run again to retry them.")
-    rows = tuple(sorted((_row(s, name) for s in summaries if not s.error), key=lambda r: (r.id, r.epoch)))
+    header = read_header(name)
+    summaries = read_summaries(name, header, unfinished)
+    rows = tuple(sorted((_row(s, name) for s in summaries), key=lambda r: (r.id, r.epoch)))
     keys = {(r.benchmark, r.id, r.prompt_sha, r.epoch) for r in rows}
     if len(keys) != len(rows):
         raise LogError(f"log {name} holds the same record twice in one epoch.")
+    if not rows:
+        raise LogError(f"log {name} is empty: it holds no response. Run the same command again.")
     return Run(
         log=name,
         model=header.eval.model,
@@ -200,25 +199,47 @@ def read_run(log: str | Path, unfinished: bool = False) -> Run:
         metadata=header.eval.metadata or {},
         rows=rows,
         metrics=_metrics(header),
-        usage=_usage(header),
+        usage=usage(header),
     )
 
 
+def read_summaries(name: str, header: EvalLog, unfinished: bool = False) -> list[EvalSampleSummary]:
+    """The summaries of a log's samples; those that failed are left out if `unfinished`.
+
+    Raises:
+        LogError: if it is unfinished, or a sample failed, and that is not accepted.
+    """
+    if header.status != "success" and not unfinished:
+        raise LogError(f"log {name} is unfinished ({header.status}). Run the same command again to finish it.")
+    try:
+        summaries = read_eval_log_sample_summaries(name)
+    except Exception as error:
+        raise LogError(f"log {name}: its samples cannot be read: {error}. Move it away and run again.") from error
+    failed = [s.id for s in summaries if s.error]
+    if failed and not unfinished:
+        raise LogError(f"log {name}: {len(failed)} samples failed (first: {failed[0]!r}). Run again to retry them.")
+    return [s for s in summaries if not s.error]
+
+
 def _protocol(header: EvalLog) -> Protocol:
-    meta, args = header.eval.metadata or {}, header.eval.task_args
-    judge = str(args.get("judge", "none"))
-    grader = (header.eval.model_roles or {}).get("grader")
-    if judge != "embedded" and grader is not None and not isinstance(grader, list):
-        judge = f"{judge}:{meta.get('grader', grader.model)}"
+    meta = header.eval.metadata or {}
     return Protocol(
         task=header.eval.task.split("/")[-1],
         version=str(header.eval.task_version),
         benchmark=str(meta.get("benchmark", "")),
         origin=str(meta.get("origin", "")),
         content=str(meta.get("content_sha", "")),
-        judge=judge,
+        judge=judge_name(header, str(header.eval.task_args.get("judge", "none"))),
         prompts=tuple(sorted(cast(dict[Axis, str], meta.get("judge_prompts", {})).items())),
     )
+
+
+def judge_name(header: EvalLog, kind: str) -> str:
+    """The judge of a log: its kind, and its grader if it has one."""
+    grader = (header.eval.model_roles or {}).get("grader")
+    if kind == "embedded" or grader is None or isinstance(grader, list):
+        return kind
+    return f"{kind}:{(header.eval.metadata or {}).get('grader', grader.model)}"
 
 
 def _metrics(header: EvalLog) -> dict[str, float]:
@@ -226,12 +247,10 @@ def _metrics(header: EvalLog) -> dict[str, float]:
     return {f"{s.name}/{m.name}": float(m.value) for s in scores for m in s.metrics.values()}
 
 
-def _usage(header: EvalLog) -> dict[str, int]:
-    usage = (header.stats.model_usage or {}).values()
-    return {
-        "input_tokens": sum(u.input_tokens for u in usage),
-        "output_tokens": sum(u.output_tokens for u in usage),
-    }
+def usage(header: EvalLog) -> dict[str, int]:
+    """Tokens of all models of a log."""
+    used = (header.stats.model_usage or {}).values()
+    return {"input_tokens": sum(u.input_tokens for u in used), "output_tokens": sum(u.output_tokens for u in used)}
 
 
 def require_same_protocol(runs: Sequence[Run]) -> None:
@@ -247,6 +266,12 @@ def require_same_protocol(runs: Sequence[Run]) -> None:
                 raise LogError(
                     f"{runs[0].log} and {run.log} differ in {item.name}: {first!r} and {other!r}. Score both alike."
                 )
+
+
+def system_name(run: Run) -> str:
+    """The system's name in tables: its model and, if it is not `direct`, its solver."""
+    name = str((run.metadata.get("system") or {}).get("model") or run.model)
+    return name if run.solver in ("direct", name) else f"{name} + {run.solver}"
 
 
 def arm(run: Run) -> dict[str, str]:
@@ -280,13 +305,13 @@ def to_csv(rows: Iterable[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(_PLAIN + [name for axis in AXES for name in (axis, f"{axis}_unscored")])
     for row in rows:
-        plain = [_inert(getattr(row, name)) for name in _PLAIN]
+        plain = [inert_cell(getattr(row, name)) for name in _PLAIN]
         verdicts = [v for axis in AXES for v in (row.labels.get(axis), row.reasons.get(axis))]
         writer.writerow(plain + ["" if v is None else v for v in verdicts])
     return out.getvalue()
 
 
-def _inert(value: object) -> object:
+def inert_cell(value: object) -> object:
     """Keep a spreadsheet from taking text for a formula."""
     if value is None:
         return ""

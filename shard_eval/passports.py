@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from inspect_ai import Task
 from rich.console import Console
 from rich.table import Table
 
 from shard_eval import calibrate, score
 from shard_eval.benchmarks import labelled
+from shard_eval.errors import UsageError
 from shard_eval.judges.embedded import HELD_OUT
 from shard_eval.judges.embedded import agreement as embedded_agreement
-from shard_eval.logs import Protocol
-from shard_eval.records import sha256
+from shard_eval.logs import Protocol, read_run
+from shard_eval.pairs import read_preferences
+from shard_eval.records import Axis, sha256
 from shard_eval.systems import resolve
 
 
@@ -35,7 +39,7 @@ def measure(
 
     Args:
         judging: who judges.
-        on: the labelled set.
+        on: the labelled set, or a file of labelled replies or pairs.
         axes: "" for all that have human labels.
         limit: size of a random part; None for all.
         root: results folder for the logs.
@@ -48,40 +52,67 @@ def measure(
         UsageError, DataError: for an unknown set or axis, or labels that are not here.
         JudgeError, LogError: if the judge does not work or the run did not finish.
     """
+    if labelled.is_pairs(on):
+        return _measure_pairs(judging, on, axes, root, console)
     task = calibrate.calibration_task(on, judging.kind, axes, limit=limit)
-    grader = judging.grader
-    identity = sha256(f"{judging.name} {grader.id if grader else ''} {on} {axes} {limit} {task.metadata}")[:8]
-    folder = f"{root.rstrip('/')}/judges/{judging.kind.replace(':', '-')}-{on}-{identity}"
-    run = score.evaluate(
-        task,
-        f"judge {judging.name} on {on}",
-        len(task.dataset),
-        folder,
-        console,
-        model=resolve("recorded").open(),
-        model_roles={"grader": score.open_grader(grader, cache=True)} if grader else None,
-    )
+    run = read_run(_run(task, judging, judging.kind, on, f"{axes} {limit}", root, console))
     truth = calibrate.sample(labelled.load(on), limit)
-    name = judging.kind if grader is None else f"{judging.kind}:{grader.name} {grader.id}"
+    name = judging.kind if judging.grader is None else f"{judging.kind}:{judging.grader.name} {judging.grader.id}"
     prompts = dict(run.metadata.get("judge_prompts", {}))
-    found = calibrate.passport(
-        on, name, prompts, calibrate.agree(run.rows, truth, HELD_OUT.get(on, ()) if name == "embedded" else ())
-    )
-    if judging.kind != "embedded":  # its passport is part of the package
-        path = _store() / f"{_key(name, prompts)}-{on}-{limit or 'all'}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(calibrate.dumps(found))
+    held_out = HELD_OUT.get(on, ()) if name == "embedded" else ()
+    found = calibrate.passport(calibrate.label(on), name, prompts, calibrate.agree(run.rows, truth, held_out))
+    if judging.kind != "embedded" or on not in labelled.SETS:  # those are part of the package
+        _keep(found, str(limit or "all"))
     return found
 
 
-def find(protocol: Protocol) -> list[dict[str, Any]]:
-    """Passports that speak for the judge of a table: same judge, and the same prompts on the axes they share."""
-    prompts = dict(protocol.prompts)
-    candidates = embedded_agreement() if protocol.judge == "embedded" else _stored()
+def _measure_pairs(judging: score.Judging, on: str, axes: str, root: str, console: Console) -> dict[str, Any]:
+    """The same for a pairwise judge, on a file of pairs."""
+    if judging.kind != "rubric":
+        raise UsageError(f"{on!r} holds pairs of responses; judge {judging.kind!r} cannot compare two. Give a model.")
+    task = calibrate.pairs_task(on, axes)
+    judged = read_preferences(_run(task, judging, "pairwise", on, axes, root, console))
+    agreement = calibrate.agree_pairs(judged.rows, labelled.load_pairs(on))
+    found = calibrate.passport(calibrate.label(on), judged.judge, dict(judged.prompts), agreement)
+    _keep(found, "all")
+    return found
+
+
+def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root: str, console: Console) -> str:
+    grader = judging.grader
+    identity = sha256(f"{judging.name} {grader.id if grader else ''} {kind} {on} {part} {task.metadata}")[:8]
+    name = f"{kind.replace(':', '-')}-{calibrate.label(on).replace(' ', '-')}-{identity}"
+    return score.evaluate(
+        task,
+        f"judge {judging.name} on {calibrate.label(on)}",
+        len(task.dataset),
+        f"{root.rstrip('/')}/judges/{name}",
+        console,
+        model=resolve("recorded").open(),
+        model_roles={"grader": score.open_grader(grader, cache=True)} if grader else None,
+        **({"metadata": {"grader": f"{grader.name} {grader.id}"}} if grader else {}),
+    )
+
+
+def _keep(passport: dict[str, Any], part: str) -> None:
+    on = passport["on"].replace(" ", "-")
+    path = _store() / f"{_key(passport['judge'], passport['prompts'])}-{on}-{part}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(calibrate.dumps(passport))
+
+
+def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Passports that speak for a judge: its name, and the same prompts on the axes they share.
+
+    Args:
+        judge: name of the judge, with its grader's identity.
+        prompts: fingerprint per axis.
+    """
+    packaged = embedded_agreement() if judge == "embedded" else []
     return [
         p
-        for p in candidates
-        if p["judge"] == protocol.judge and all(prompts.get(a, sha) == sha for a, sha in p["prompts"].items())
+        for p in (*packaged, *_stored())
+        if p["judge"] == judge and all(prompts.get(a, sha) == sha for a, sha in p["prompts"].items())
     ]
 
 
@@ -89,31 +120,58 @@ def _stored() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(_store().glob("*.json"))] if _store().is_dir() else []
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How a judge agrees with people on one axis of one labelled set.
+
+    Attributes:
+        on: the labelled set.
+        found: n, kappa, accuracy and, for harm and refusal, the detection figures.
+        held_out: whether only replies count that the judge was not developed on.
+    """
+
+    axis: Axis
+    on: str
+    found: dict[str, Any]
+    held_out: bool
+
+
+def agreements(judge: str, prompts: Mapping[str, str]) -> list[Agreement]:
+    """The agreement of a judge per axis and labelled set; a quick look at a few replies does not hide a full one."""
+    best: dict[tuple[str, str], Agreement] = {}
+    for passport in find(judge, prompts):
+        for axis, groups in passport["agreement"].items():
+            group = "held out" if "held out" in groups else "all"
+            if axis not in prompts or "kappa" not in groups[group]:
+                continue
+            new = Agreement(axis, passport["on"], groups[group], group == "held out")
+            known = best.get((axis, new.on))
+            if known is None or new.found["n"] > known.found["n"]:
+                best[axis, new.on] = new
+    return list(best.values())
+
+
 def line(protocol: Protocol) -> str:
     """One line on how far to trust the judge on the axes of a table; "" if nobody has measured it."""
-    judged = {axis for axis, _ in protocol.prompts}
-    best: dict[tuple[str, str], dict[str, Any]] = {}  # a quick look at a few replies must not hide a full one
-    for passport in find(protocol):
-        for axis, by_model in passport["agreement"].items():
-            known = best.get((axis, passport["on"]), {"all": {"n": 0}})
-            if axis in judged and "kappa" in by_model["all"] and by_model["all"]["n"] > known["all"]["n"]:
-                best[axis, passport["on"]] = by_model
+    return describe(protocol.judge, dict(protocol.prompts))
+
+
+def describe(judge: str, prompts: Mapping[str, str]) -> str:
+    """The same for a judge by name."""
+    best = agreements(judge, prompts)
     parts = []
-    for (axis, on), by_model in best.items():
-        group = "held out" if "held out" in by_model else "all"
-        whole = by_model[group]
-        text = f"{axis} κ {whole['kappa']:.2f}"
-        if axis == "harm":
-            d = whole["detection"]
-            rates = (f"{k} {_rate(d[k]['value'])}" for k in ("sensitivity", "specificity"))
+    for a in best:
+        text = f"{a.axis} κ {a.found['kappa']:.2f}"
+        if a.axis == "harm" and "detection" in a.found:
+            rates = (f"{k} {_rate(a.found['detection'][k]['value'])}" for k in ("sensitivity", "specificity"))
             text += f" ({', '.join(rates)})"
-        parts.append(f"{text}, n {whole['n']} {'held-out ' if group != 'all' else ''}{on}")
+        parts.append(f"{text}, n {a.found['n']} {'held-out ' if a.held_out else ''}{a.on}")
     if not parts:
         return ""
-    blind = sorted(judged - {axis for axis, _ in best})
+    blind = sorted(prompts.keys() - {a.axis for a in best})
     rest = f"; no human labels for {', '.join(blind)}" if blind else ""
-    rules = " (lexical rules, v0)" if protocol.judge == "embedded" else ""
-    return f"Judge {protocol.judge}{rules} against people: {'; '.join(parts)}{rest}."
+    rules = " (lexical rules, v0)" if judge == "embedded" else ""
+    return f"Judge {judge}{rules} against people: {'; '.join(parts)}{rest}."
 
 
 def _rate(value: float | None) -> str:

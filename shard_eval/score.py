@@ -210,7 +210,7 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
     # What is None must stay away: it would override the task's own setting.
     names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
-    found = evaluate(
+    log_dir = evaluate(
         f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
         title,
         None if plan.fixed else plan.records * plan.epochs,
@@ -228,12 +228,13 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
         epochs=plan.epochs,
         **{k: v for k in names if (v := getattr(config, k)) is not None},
     )
+    found = read_run(log_dir)
     _write(folder, plan, found)
     return found
 
 
-def evaluate(task: str | Task, title: str, total: int | None, folder: str, console: Console, **options: Any) -> Run:
-    """Run one evaluation set, or continue it where it stopped, and read what it found.
+def evaluate(task: str | Task, title: str, total: int | None, folder: str, console: Console, **options: Any) -> str:
+    """Run one evaluation set, or continue it where it stopped.
 
     Args:
         task: what to run.
@@ -242,6 +243,9 @@ def evaluate(task: str | Task, title: str, total: int | None, folder: str, conso
         folder: its logs go to `logs` below.
         console: for the progress bar.
         options: for Inspect's `eval_set`.
+
+    Returns:
+        The folder of its logs.
 
     Raises:
         JudgeError: if the judge does not work at all.
@@ -268,7 +272,7 @@ def evaluate(task: str | Task, title: str, total: int | None, folder: str, conso
         raise KeyboardInterrupt  # Inspect reports a stopped set as a success, with no log or a cancelled one
     if not done:
         raise _failure(logs, title)
-    return read_run(log_dir)
+    return log_dir
 
 
 def open_grader(grader: System, cache: bool) -> Model:

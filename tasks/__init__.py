@@ -10,6 +10,7 @@ from .judge_calibration import judge_calibration
 from .linguasafe import linguasafe, linguasafe_direct, linguasafe_indirect
 from .mini import mini
 from .or_bench import or_bench
+from .pairwise import pairwise
 from .xstest import xstest
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "linguasafe_indirect",
     "mini",
     "or_bench",
+    "pairwise",
     "progress",
     "scorers",
     "solvers",

@@ -14,7 +14,7 @@ from support import ROOT, needs_data
 
 from shard_eval import benchmarks, prompts, solvers
 from shard_eval.benchmarks import BENCHMARKS
-from shard_eval.records import AXES
+from shard_eval.records import AXES, PAIR_AXES
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_inspect_finds_each_task_in_its_file():
     from inspect_ai import list_tasks
 
     found = {t.name for t in list_tasks(globs=["tasks"], root_dir=ROOT)}
-    assert {b.task for b in BENCHMARKS.values()} | {"judge_calibration"} == found
+    assert {b.task for b in BENCHMARKS.values()} | {"judge_calibration", "pairwise"} == found
 
 
 def test_tasks_have_versions_and_stay_thin():
@@ -80,7 +80,7 @@ def test_tasks_have_versions_and_stay_thin():
 def test_every_prompt_file_is_used():
     files = [*(ROOT / "shard_eval").rglob("*.py"), *(ROOT / "tasks").glob("*.py")]
     code = "\n".join(f.read_text() for f in files)
-    judged = {f"judge_{axis}" for axis in AXES}  # named by the axis
+    judged = {f"judge_{axis}" for axis in AXES} | {f"pair_{axis}" for axis in PAIR_AXES}  # named by the axis
     assert judged | {n for n in prompts.names() if f'"{n}"' in code} == set(prompts.names())
 
 

@@ -9,7 +9,8 @@ import pytest
 from shard_eval import prompts
 from shard_eval.errors import UsageError
 from shard_eval.judges import Case
-from shard_eval.judges.rubric import messages, schema
+from shard_eval.judges.reply import verdict_schema
+from shard_eval.judges.rubric import messages
 from shard_eval.prompts import Prompt
 from shard_eval.records import AXES, LOWEST, SCALES, Axis, labels
 from shard_eval.solvers import MODES
@@ -25,6 +26,9 @@ PLACEHOLDERS = {
     "linguasafe_question": {"requests"},
     "linguasafe_reject": {"request", "response"},
     "linguasafe_unsafe": {"request", "response", "subtype"},
+    "pair_frame": {"request_mark", "a_mark", "b_mark", "request", "a", "b", "context"},
+    "pair_harm": set(),
+    "pair_helpfulness": set(),
     "shard_refine": {"mode_instruction"},
     "shard_refine_input": {"request", "reframed_prompt", "draft_response"},
     "shard_rewrite": {"guidelines"},
@@ -79,7 +83,7 @@ def test_a_judge_prompt_names_every_label_of_its_axis_and_no_other(axis: Axis) -
 
 @pytest.mark.parametrize("axis", AXES)
 def test_the_schema_asks_for_a_reason_first_and_then_one_of_the_labels(axis: Axis) -> None:
-    found = schema(axis).json_schema.model_dump(exclude_none=True)
+    found = verdict_schema("v", int, list(labels(axis)), None).json_schema.model_dump(exclude_none=True)
     assert list(found["properties"]) == found["required"] == ["reason", "verdict"]
     assert found["properties"]["verdict"]["enum"] == list(labels(axis))
 

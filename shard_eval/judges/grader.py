@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from inspect_ai.model import (
     ChatMessage,
     GenerateConfig,
@@ -13,9 +16,18 @@ from inspect_ai.model import (
 from inspect_ai.util import LimitExceededError
 
 from shard_eval.errors import JudgeError
-from shard_eval.records import Axis, Verdict
+from shard_eval.judges.reply import LENGTH_LIMITED, REASON_CHARS, STRUCTURED, verdict_schema
+from shard_eval.records import Reason
 
 PROBE = "Reply with the word OK."
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that gave nothing to read, and why."""
+
+    reason: Reason
+    raw: str
 
 
 class Grader:
@@ -33,17 +45,23 @@ class Grader:
         """Name of its Inspect provider."""
         return str(self.model()).split("/")[0]
 
+    def schema(self, name: str, type_: type, choices: list[Any]) -> ResponseSchema | None:
+        """JSON schema for a verdict, as far as the provider enforces one; None if it does not."""
+        provider = self.provider()
+        if provider not in STRUCTURED:
+            return None
+        return verdict_schema(name, type_, choices, REASON_CHARS if provider in LENGTH_LIMITED else None)
+
     async def ask(
         self,
-        axis: Axis,
         messages: list[ChatMessage],
         max_tokens: int,
         response_schema: ResponseSchema | None = None,
-    ) -> ModelOutput | Verdict:
+    ) -> ModelOutput | Failure:
         """Ask once, greedily; Inspect has already retried what is worth retrying.
 
         Returns:
-            The output, or the verdict that stands for the failure: `judge_error` or `judge_refused`.
+            The output, or the failure: `judge_error` or `judge_refused`.
 
         Raises:
             JudgeError: if it does not even answer a trivial question: then no verdict is written, and running the
@@ -62,11 +80,11 @@ class Grader:
             raise
         except Exception as error:
             await self._probe(model, error)
-            return Verdict(axis, None, "judge_error", f"{type(error).__name__}: {error}")
+            return Failure("judge_error", f"{type(error).__name__}: {error}")
         if output.error:
-            return Verdict(axis, None, "judge_error", output.error)
+            return Failure("judge_error", output.error)
         if output.stop_reason == "content_filter":
-            return Verdict(axis, None, "judge_refused", output.completion)
+            return Failure("judge_refused", output.completion)
         return output
 
     async def _probe(self, model: Model, error: Exception) -> None:

@@ -11,7 +11,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageUser
 
 from shard_eval.errors import UsageError, unknown
 from shard_eval.judges.case import Case
-from shard_eval.judges.grader import Grader
+from shard_eval.judges.grader import Failure, Grader
 from shard_eval.judges.guards import GUARDS, GuardVerdict
 from shard_eval.records import Axis, Verdict, sha256
 
@@ -67,7 +67,7 @@ class GuardJudge:
             ChatMessageUser(content=case.request),
             ChatMessageAssistant(content=case.response),
         ]
-        output = await self.grader.ask(axis, chat, MAX_TOKENS)
-        if isinstance(output, Verdict):
-            return output
+        output = await self.grader.ask(chat, MAX_TOKENS)
+        if isinstance(output, Failure):
+            return Verdict(axis, None, output.reason, output.raw)
         return to_verdict(GUARDS[self.family](output.completion), axis, output.completion)

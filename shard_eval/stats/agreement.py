@@ -1,4 +1,4 @@
-"""Agreement of a judge with human labels: kappa, sensitivity, specificity."""
+"""Agreement of a judge with human labels, and of raters with each other: kappa, alpha, sensitivity, specificity."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from shard_eval.errors import UsageError
+from shard_eval.errors import UsageError, unknown
 from shard_eval.stats.intervals import Estimate, estimate
+
+Floats = npt.NDArray[np.float64]
 
 
 def kappa(a: Sequence[int], b: Sequence[int], weights: Literal["none", "linear", "quadratic"] = "none") -> float:
@@ -37,6 +40,54 @@ def kappa(a: Sequence[int], b: Sequence[int], weights: Literal["none", "linear",
     cost = {"none": (distance > 0).astype(float), "linear": distance, "quadratic": distance**2}[weights]
     chance = float((cost * np.outer(table.sum(1), table.sum(0))).sum())
     return 1.0 if chance == 0 else 1 - float((cost * table).sum()) / chance
+
+
+def krippendorff_alpha(ratings: npt.ArrayLike, metric: Literal["nominal", "ordinal", "interval"] = "nominal") -> float:
+    """Krippendorff's alpha of any number of raters, with ratings missing here and there.
+
+    1 minus observed over expected disagreement, both from the coincidences of values within units (Krippendorff 2011,
+    "Computing Krippendorff's alpha-reliability"; 2019, Content Analysis, 4th ed., ch. 12). Units with fewer than two
+    ratings say nothing and are left out.
+
+    Args:
+        ratings: raters x units, numbers, NaN where a rating is missing.
+        metric: how a disagreement counts: all alike, by the ranks between, or by the squared distance.
+
+    Returns:
+        1 for perfect agreement, 0 for chance, below 0 for less than that.
+
+    Raises:
+        UsageError: if ratings are no raters x units table, the metric is unknown, no unit has two ratings, or all
+            ratings are the same (agreement is then not defined).
+    """
+    table = np.asarray(ratings, dtype=float)
+    if table.ndim != 2:
+        raise UsageError(f"ratings must be a table of raters x units, got {table.ndim} dimension(s)")
+    table = table[:, (~np.isnan(table)).sum(0) >= 2]
+    values = np.unique(table[~np.isnan(table)])
+    if len(values) < 2:
+        found = "no unit has two ratings" if not table.size else f"every rating is {values[0]:g}"
+        raise UsageError(f"alpha is not defined: {found}")
+    counts = (table[None, :, :] == values[:, None, None]).sum(1).astype(float)  # values x units
+    pairs = counts / (counts.sum(0) - 1)
+    coincidences = pairs @ counts.T - np.diag(pairs.sum(1))
+    total = counts.sum(1)
+    cost = _squared_distance(values, total, metric)
+    expected = (cost * np.outer(total, total)).sum() / (total.sum() - 1)
+    return 1 - float((cost * coincidences).sum() / expected)
+
+
+def _squared_distance(values: Floats, total: Floats, metric: str) -> Floats:
+    """Squared difference of every two of the ordered values; `total` says how often each was given."""
+    if metric == "nominal":
+        return 1.0 - np.eye(len(values))
+    if metric == "interval":
+        return np.asarray(np.subtract.outer(values, values) ** 2)
+    if metric == "ordinal":
+        # Ratings between the two, each end counted half: a difference of mid-ranks.
+        middle = np.cumsum(total) - total / 2
+        return np.asarray(np.subtract.outer(middle, middle) ** 2)
+    raise unknown("metric", metric, ("nominal", "ordinal", "interval"))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from shard_eval.errors import UsageError
 
 MIN_DESIGN_EFFECT = 0.1  # a mean of values that hardly vary is not taken as more certain than this
+FEW_CLUSTERS = 10.0  # a variance that rests on fewer clusters than this is not trusted to be small
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,79 @@ def wilson(mean: float, n: float, level: float = 0.95, df: float = math.inf) -> 
     return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
 
 
+def check_level(level: float) -> None:
+    """Refuse a confidence level that is not between 0 and 1.
+
+    Raises:
+        UsageError: naming the level.
+    """
+    if not 0 < level < 1:
+        raise UsageError(f"the confidence level must be between 0 and 1, such as 0.95, got {level}")
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of Clopper and Pearson for a share: covers at least at its level, usually more often.
+
+    Args:
+        k: number of successes.
+        n: number of independent trials.
+        level: confidence level.
+
+    Returns:
+        Lower and upper bound. Source: Clopper and Pearson 1934, Biometrika 26:404.
+
+    Raises:
+        UsageError: if k is not within 0-n, n is not positive, or level is not between 0 and 1.
+    """
+    check_level(level)
+    if not 0 <= k <= n or n == 0 or k != int(k) or n != int(n):
+        raise UsageError(f"a Clopper-Pearson interval needs k successes of n > 0 trials, got {k} and {n}")
+    tail = (1 - level) / 2
+    low = float(special.betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(special.betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return low, high
+
+
+def effective_size(x: npt.NDArray[np.float64], group: npt.NDArray[np.intp], single: float) -> tuple[float, bool]:
+    """How many independent values that are all or nothing tell as much about the mean as these clustered ones.
+
+    That is single / v, where v is the cluster-robust variance of the mean (Korn and Graubard 1998, Survey Methodology
+    24:193). Where v rests on few clusters it may well be too small, because the rare clusters that matter were not
+    drawn. Then no more than one value per cluster counts (per effective cluster if they differ in size,
+    n^2 / sum n_g^2), which errs on the safe side: a cluster's mean varies at most as much as one value that is all or
+    nothing. Where no cluster differs each counts once.
+
+    The number of clusters that v rests on is (sum r_g^2)^2 / sum r_g^4 of the clusters' residual sums r_g: those that
+    differ alike count fully, those that hardly differ hardly. Ten, or a quarter of all, are enough by simulation
+    (docs/decisions/0004-intervals.md).
+
+    Args:
+        x: n values of at least two clusters.
+        group: n cluster numbers, from 0 without gaps.
+        single: variance of one value of the same mean that is all or nothing.
+
+    Returns:
+        The number, and whether few differing clusters limited it.
+    """
+    sizes = np.bincount(group)
+    n, g = len(x), len(sizes)
+    squares = np.bincount(group, weights=x - x.mean()) ** 2
+    variance = g / (g - 1) * float(squares.sum()) / n**2
+    if min(single, variance) <= 1e-12:
+        return float(g), True
+    size = single / max(variance, MIN_DESIGN_EFFECT * single / g)
+    differing = float(squares.sum()) ** 2 / float((squares**2).sum())
+    most = n**2 / float((sizes**2).sum())
+    few = differing < min(FEW_CLUSTERS, g / 4) * (1 - 1e-9) and size > most  # rounding decides nothing
+    return (most if few else size), few
+
+
 def estimate(values: Sequence[float], clusters: Sequence[Hashable], level: float = 0.95) -> Estimate:
     """Mean of values in 0-1 with an interval.
 
-    Independent 0/1 values get Wilson's interval. Otherwise Wilson's interval is taken at the effective sample size
-    n / deff, where deff is the ratio of the cluster-robust variance to that of independent 0/1 values, with a t
+    Independent 0/1 values get Wilson's interval. Otherwise Wilson's interval is taken at `effective_size`, with a t
     quantile on clusters - 1 degrees of freedom (Korn and Graubard 1998, Survey Methodology 24:193; Dean and Pagano
-    2015, J. Surv. Stat. Methodol. 3:484). At a mean of 0 or 1 each cluster counts once.
+    2015, J. Surv. Stat. Methodol. 3:484). At a mean of 0 or 1, or if few clusters differ, each cluster counts once.
 
     Args:
         values: n numbers between 0 and 1.
@@ -89,11 +157,7 @@ def estimate(values: Sequence[float], clusters: Sequence[Hashable], level: float
         return Estimate(mean, *wilson(mean, n, level), n, g, "Wilson", level)
     if g == 1:
         return Estimate(mean, 0.0, 1.0, n, 1, "one cluster: nothing known", level)
-    spread = mean * (1 - mean)
-    effective = float(g)
-    if spread > 0:
-        totals = np.bincount(group, weights=x - mean, minlength=g)
-        variance = g / (g - 1) * float((totals**2).sum()) / n**2
-        effective = spread / max(variance, MIN_DESIGN_EFFECT * spread / g)
-    low, high = wilson(mean, effective, level, df=g - 1)
-    return Estimate(mean, low, high, n, g, "Wilson at effective n, clustered", level)
+    size, few = effective_size(x, group, mean * (1 - mean))
+    low, high = wilson(mean, size, level, df=g - 1)
+    method = "Wilson at effective n, clustered" + ("; few differ, so each counts once at most" if few else "")
+    return Estimate(mean, low, high, n, g, method, level)

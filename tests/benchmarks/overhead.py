@@ -27,7 +27,8 @@ from rich.console import Console
 from support import HAS_DATA, SCRIPTS
 
 from shard_eval import benchmarks, score
-from shard_eval.judges.rubric import MAX_TOKENS, last_verdict, messages
+from shard_eval.judges.reply import MAX_TOKENS
+from shard_eval.judges.rubric import last_verdict, messages
 from shard_eval.records import Axis, record_to_sample
 from shard_eval.scorers import case_of
 from shard_eval.systems import Decoding, resolve

@@ -1,0 +1,256 @@
+"""Two Systems' answers to the same prompts: paired strictly, judged pairwise as an Inspect task, read back as rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspect_ai import Task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.log import EvalSample, EvalSampleSummary, read_eval_log_samples
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+from shard_eval.errors import LogError
+from shard_eval.judges.pairwise import PairwiseJudge
+from shard_eval.logs import (
+    Row,
+    Run,
+    find_log,
+    inert_cell,
+    judge_name,
+    read_header,
+    read_run,
+    read_summaries,
+    require_same_protocol,
+)
+from shard_eval.logs import usage as tokens_used
+from shard_eval.records import PAIR_AXES, Axis, Choice, score_to_preference, sha256
+from shard_eval.scorers import PREFERENCES, parse_pair_axes
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One pair of responses and what was decided about it.
+
+    Attributes:
+        identical: the two responses are the same text, so nobody was asked.
+        chars: lengths of the candidate's and the baseline's response.
+        states: per judged axis candidate, baseline, tie or inconsistent; None where the judge failed.
+        orders: per axis the choice with the candidate first and with the candidate second; empty if nobody was asked.
+        reasons: per axis without a state, why.
+    """
+
+    benchmark: str
+    id: str
+    prompt_sha: str
+    epoch: int
+    cluster: str
+    category: str
+    intent: str
+    identical: bool
+    chars: tuple[int, int]
+    states: dict[Axis, str | None] = field(default_factory=dict)
+    orders: dict[Axis, tuple[Choice | None, ...]] = field(default_factory=dict)
+    reasons: dict[Axis, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """A finished pairwise judging of two Systems on one benchmark."""
+
+    log: str
+    judge: str
+    prompts: tuple[tuple[Axis, str], ...]
+    metadata: dict[str, Any]
+    rows: tuple[PairRow, ...]
+    usage: dict[str, int]
+
+
+def pair_rows(candidate: Run, baseline: Run) -> list[tuple[Row, Row]]:
+    """Pair two runs by record and epoch; nothing may be left over.
+
+    Raises:
+        LogError: if the runs differ in task, prompts, judge or benchmark, or hold different records.
+    """
+    require_same_protocol([candidate, baseline])
+    ours, theirs = ({(r.benchmark, r.id, r.prompt_sha, r.epoch): r for r in run.rows} for run in (candidate, baseline))
+    strangers = sorted(ours.keys() ^ theirs.keys())
+    if strangers:
+        only = len(ours.keys() - theirs.keys())
+        raise LogError(
+            f"{candidate.log} and {baseline.log} hold different records: {only} only in the first, "
+            f"{len(strangers) - only} only in the second (e.g. {strangers[0][1]!r}, epoch {strangers[0][3]}). "
+            "Score both with the same --split, --limit and --epochs."
+        )
+    return [(ours[key], theirs[key]) for key in sorted(ours)]
+
+
+@solver
+def already_answered() -> Solver:
+    """Both responses are in the sample; nothing is generated."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        return state
+
+    return solve
+
+
+def _texts(log: str) -> dict[tuple[str, int], EvalSample]:
+    samples = read_eval_log_samples(log, resolve_attachments="core", exclude_fields={"events", "store"})
+    return {(str(s.id), s.epoch): s for s in samples}
+
+
+def pair_sample(
+    id: str, request: str, metadata: dict[str, Any], responses: tuple[str, str], record: tuple[str, int]
+) -> Sample:
+    """The Inspect sample of one pair of responses.
+
+    Args:
+        id: of the sample.
+        request: the prompt.
+        metadata: of the benchmark's record (`record_to_sample`).
+        responses: the candidate's and the baseline's.
+        record: id of the record and the epoch.
+    """
+    candidate, baseline = responses
+    pair = {
+        "record": record[0],
+        "record_epoch": record[1],
+        "chars_candidate": len(candidate),
+        "chars_baseline": len(baseline),
+        "identical": candidate == baseline,
+        "candidate_response": candidate,
+        "baseline_response": baseline,
+    }
+    kept = {k: v for k, v in metadata.items() if k not in ("shard", "recorded_response")}
+    return Sample(id=id, input=request, metadata=kept | pair)
+
+
+def _sample(candidate: EvalSample, baseline: EvalSample) -> Sample:
+    id = str(candidate.id)
+    return pair_sample(
+        id if candidate.epoch == 1 else f"{id}#{candidate.epoch}",
+        candidate.input if isinstance(candidate.input, str) else candidate.input[-1].text,
+        candidate.metadata,
+        (candidate.output.completion, baseline.output.completion),
+        (id, candidate.epoch),
+    )
+
+
+def responses_sha(samples: Sequence[Sample]) -> str:
+    """Hash of all responses of a pairwise task, in order."""
+    texts = [(s.metadata or {})[f"{arm}_response"] for s in samples for arm in ("candidate", "baseline")]
+    return sha256("\0".join(sha256(text) for text in texts))
+
+
+def pairwise_task(candidate: Run, baseline: Run, axes: str, version: str = "") -> Task:
+    """The Inspect task that lets a grader compare two runs' responses; it generates nothing.
+
+    Args:
+        candidate: a finished run.
+        baseline: a finished run on the same records.
+        axes: of helpfulness and harm, comma-separated.
+        version: comparability version.
+
+    Raises:
+        UsageError: for another axis.
+        LogError: if the runs cannot be paired.
+    """
+    chosen, judge = parse_pair_axes(axes), PairwiseJudge()
+    pairs = pair_rows(candidate, baseline)
+    ours, theirs = _texts(candidate.log), _texts(baseline.log)
+    samples = [_sample(ours[c.id, c.epoch], theirs[b.id, b.epoch]) for c, b in pairs]
+    protocol = candidate.protocol
+    return Task(
+        dataset=MemoryDataset(samples, name=f"{protocol.benchmark}-pairs"),
+        solver=already_answered(),
+        scorer=[PREFERENCES[axis]() for axis in chosen],
+        version=version,
+        metadata={
+            "benchmark": protocol.benchmark,
+            "origin": protocol.origin,
+            "content_sha": protocol.content,
+            "responses_sha": responses_sha(samples),
+            "candidate": candidate.metadata.get("system") or {"model": candidate.model, "solver": candidate.solver},
+            "baseline": baseline.metadata.get("system") or {"model": baseline.model, "solver": baseline.solver},
+            "judge_prompts": {axis: judge.fingerprint(axis) for axis in chosen},
+        },
+    )
+
+
+def task_of_logs(candidate: str, baseline: str, axes: str, version: str) -> Task:
+    """The same from two logs, or folders with one."""
+    return pairwise_task(read_run(candidate), read_run(baseline), axes, version)
+
+
+def _row(summary: EvalSampleSummary, log: str) -> PairRow:
+    meta, scores = summary.metadata, summary.scores or {}
+    found = {}
+    for axis in PAIR_AXES:
+        if f"{axis}_preference" in scores:
+            try:
+                found[axis] = score_to_preference(axis, scores[f"{axis}_preference"])
+            except ValueError as error:
+                raise LogError(
+                    f"{log}: pair {summary.id!r}: {error}. The log was edited or is of another version."
+                ) from error
+    return PairRow(
+        benchmark=str(meta["benchmark"]),
+        id=str(meta["record"]),
+        prompt_sha=str(meta["prompt_sha"]),
+        epoch=int(meta["record_epoch"]),
+        cluster=str(meta["cluster"]),
+        category=str(meta.get("category") or ""),
+        intent=str(meta.get("intent") or "unknown"),
+        identical=bool(meta["identical"]),
+        chars=(int(meta["chars_candidate"]), int(meta["chars_baseline"])),
+        states={axis: p.state for axis, p in found.items()},
+        orders={axis: p.orders for axis, p in found.items()},
+        reasons={axis: p.reason for axis, p in found.items() if p.reason is not None},
+    )
+
+
+def read_preferences(log: str | Path) -> Preferences:
+    """Read a pairwise log into rows, from its summaries alone.
+
+    Raises:
+        LogError: if it is damaged, unfinished, empty, or no pairwise log.
+    """
+    name = find_log(log)
+    header = read_header(name)
+    meta = header.eval.metadata or {}
+    if "responses_sha" not in meta:
+        raise LogError(f"log {name} is no log of pairwise judging ({header.eval.task}).")
+    rows = tuple(_row(s, name) for s in read_summaries(name, header))
+    if not rows:
+        raise LogError(f"log {name} is empty: it holds no pair.")
+    return Preferences(
+        log=name,
+        judge=judge_name(header, "pairwise"),
+        prompts=tuple(sorted(meta.get("judge_prompts", {}).items())),
+        metadata=meta,
+        rows=tuple(sorted(rows, key=lambda r: (r.id, r.epoch))),
+        usage=tokens_used(header),
+    )
+
+
+def to_csv(rows: Sequence[PairRow]) -> str:
+    """Preferences as CSV: ids, hashes and states, never a prompt or a response."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    plain = ["benchmark", "id", "prompt_sha", "epoch", "cluster", "category", "intent", "identical"]
+    judged = [axis for axis in PAIR_AXES if any(axis in row.states for row in rows)]
+    parts = ("", "_candidate_first", "_candidate_second", "_unscored")
+    writer.writerow([*plain, "chars_candidate", "chars_baseline", *(f"{a}{part}" for a in judged for part in parts)])
+    for row in rows:
+        cells: list[object] = [inert_cell(getattr(row, name)) for name in plain]
+        cells += row.chars
+        for axis in judged:
+            first, second = row.orders[axis] or ("", "")
+            cells += [row.states[axis] or "", first or "", second or "", row.reasons.get(axis, "")]
+        writer.writerow(cells)
+    return out.getvalue()
