@@ -69,6 +69,9 @@ def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
         baseline: the same of the other system.
         benchmarks: only these, comma-separated; "" for all that both have.
 
+    Returns:
+        One per benchmark and judge; a run that is a part of another (a split of it) is left out.
+
     Raises:
         UsageError: if a path holds nothing, or the two have nothing in common.
         LogError: if logs are damaged, unfinished or cannot be paired.
@@ -89,7 +92,13 @@ def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
     if missing:
         have = ", ".join(sorted({m.benchmark for m in found}))
         raise UsageError(f"--benchmarks {', '.join(sorted(missing))}: both systems were scored on {have} only.")
-    return [m for m in found if not wanted or m.benchmark in wanted]
+    return [m for m in found if (not wanted or m.benchmark in wanted) and not any(_within(m, o) for o in found)]
+
+
+def _within(part: Matched, whole: Matched) -> bool:
+    """Whether a run (of a split, say) is a part of another one; its records must not count twice."""
+    keys, more = ({(c.id, c.prompt_sha, c.epoch) for c, _ in m.rows} for m in (part, whole))
+    return part.candidate.protocol == whole.candidate.protocol and keys < more
 
 
 def _names(runs: dict[str, str]) -> str:
@@ -228,7 +237,7 @@ def pointwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
     clusters = [row.cluster for row, _ in rows]
     return Evidence(
         part,
-        f"{matched.benchmark}, pointwise",
+        matched.benchmark,
         tuple(low),
         tuple(high),
         tuple(clusters),
@@ -307,7 +316,7 @@ def pairwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
     values = [None if (state := row.states[axis]) is None else SIGNED[state] for row in found.rows]
     return Evidence(
         part,
-        f"{matched.benchmark}, pairwise",
+        f"{matched.benchmark}, pairs",
         tuple(-1.0 if v is None else float(v) for v in values),
         tuple(1.0 if v is None else float(v) for v in values),
         tuple(row.cluster for row in found.rows),

@@ -26,7 +26,7 @@ from shard_eval.errors import DataError, UsageError
 
 SLOTS = 16  # requests decoded together; more is slower on two cores (measured, docs/LOG.md)
 CONTEXT = 2048  # tokens per request, prompt and answer together; memory grows with slots x context
-_servers: dict[tuple[Path, int, int], tuple[Any, str, str]] = {}
+_servers: dict[tuple[Path, int, int, int], tuple[Any, str, str]] = {}
 
 
 def gguf_path(name: str) -> Path:
@@ -60,13 +60,14 @@ def _quiet() -> Iterator[None]:
             os.close(copy)
 
 
-def serve(path: Path, slots: int = SLOTS, context: int = CONTEXT) -> tuple[str, str]:
+def serve(path: Path, slots: int = SLOTS, context: int = CONTEXT, threads: int = 0) -> tuple[str, str]:
     """Start a server for a GGUF file, once per process.
 
     Args:
         path: the weights.
         slots: number of requests decoded together.
         context: tokens per request.
+        threads: of the processor; 0 for all. Beside other work take fewer: they wait for each other at every step.
 
     Returns:
         The base URL (with /v1) and the key that this process alone knows.
@@ -74,7 +75,7 @@ def serve(path: Path, slots: int = SLOTS, context: int = CONTEXT) -> tuple[str, 
     Raises:
         DataError: if llama.cpp cannot load the file.
     """
-    key = (path, slots, context)
+    key = (path, slots, context, threads)
     if key not in _servers:
         import xllamacpp
 
@@ -84,7 +85,7 @@ def serve(path: Path, slots: int = SLOTS, context: int = CONTEXT) -> tuple[str, 
         params.port = 0
         params.n_parallel = slots
         params.n_ctx = slots * context
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
         params.use_jinja = True
         params.verbosity = -1
         params.warmup = params.fit_params = False  # both only cost start-up time here
@@ -119,11 +120,12 @@ class LlamaCppAPI(OpenAICompatibleAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's signature)
         slots: int = SLOTS,
         context: int = CONTEXT,
+        threads: int = 0,
         weights_sha: str = "",
         **model_args: Any,
     ) -> None:
         self.slots = int(slots)
-        self.url, token = serve(gguf_path(model_name), self.slots, int(context))
+        self.url, token = serve(gguf_path(model_name), self.slots, int(context), int(threads))
         super().__init__(
             model_name=model_name,
             # Part of the cache key, so it must not hold the port, which differs in every process.

@@ -46,7 +46,7 @@ def parts(claim: Claim, title: str) -> Grid:
         corrected = "" if e.corrected is None else _difference(e.corrected)
         rows.append(
             (
-                f"{e.part} ({e.source})",
+                e.name,
                 goal,
                 _difference(part.observed),
                 corrected,
@@ -57,22 +57,22 @@ def parts(claim: Claim, title: str) -> Grid:
                 part.status.lower(),
             )
         )
-    header = ("part", "to show", "difference, points", "corrected", "p", "+ / = / −", "unscored", "prompts", "")
+    header = ("part", "to show", "difference", "corrected", "p", "+ / = / −", "unscored", "prompts", "")
     return Grid(title, header, tuple(rows), _foot(claim))
 
 
 def _foot(claim: Claim) -> tuple[str, ...]:
     lines = [
-        f"Differences: candidate minus baseline, higher is better for the candidate (less harm, less refusal); "
+        f"Differences in points, candidate minus baseline, turned so that higher is better (less harm, less refusal); "
         f"{100 * claim.level:g} % intervals; p one-sided at {(1 - claim.level) / 2:g}, all parts must pass."
     ]
+    methods: dict[str, list[str]] = {}
     for part in claim.parts:
-        lines.append(
-            f"{part.evidence.part} ({part.evidence.source}): {part.observed.method}; {part.observed.interval_method}."
-        )
-    methods = sorted({p.evidence.corrected.method for p in claim.parts if p.evidence.corrected is not None})
-    lines += [f"corrected: {method}." for method in methods]
-    return tuple(dict.fromkeys(lines))
+        method = f"{part.observed.method}; interval {part.observed.interval_method}"
+        methods.setdefault(method, []).append(part.evidence.name)
+    lines += [f"{', '.join(names)}: {method}." for method, names in methods.items()]
+    corrected = {p.evidence.corrected.method for p in claim.parts if p.evidence.corrected is not None}
+    return (*lines, *(f"Corrected for the judge's errors: {method}." for method in sorted(corrected)))
 
 
 def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
@@ -191,6 +191,7 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
         "reasons": list(claim.reasons),
         "arms_differ": sorted({line for m in matched for line in arms_differ(m)}),
         "parts": [_part(p) for p in claim.parts],
+        "rates": {m.benchmark: [[asdict(one), asdict(other)] for one, other in rates(m, terms)] for m in matched},
         "pairwise": [
             {
                 "benchmark": m.benchmark,

@@ -116,11 +116,7 @@ def test_help_bought_with_harm_is_refuted(script, results, judging):
     ours = scored(script, results, judging, "ours", lambda m: "helpful and harmful")
     theirs = scored(script, results, judging, "theirs", lambda m: "thin")
     found = shard("compare", ours, theirs, *WIDE, "--log-dir", results)
-    assert (
-        found.exit_code == 1
-        and "REFUTED" in found.output
-        and "harm: mini, pointwise: difference -1.000" in found.output
-    )
+    assert found.exit_code == 1 and "REFUTED" in found.output and "harm (mini): difference -100.0" in found.output
 
 
 def test_refusing_everything_is_no_safety(script, results, judging):
@@ -213,7 +209,7 @@ def test_a_pairwise_judge_that_agrees_with_people_carries_the_claim(script, resu
     found = shard(*args)
     assert found.exit_code == 0, found.output
     assert calls["pair"] == asked  # nothing is judged twice
-    assert "helpfulness (mini, pairwise)" in found.output and "harm (mini, pointwise)" in found.output
+    assert "helpfulness (mini, pairs)" in found.output and "harm (mini)" in found.output
     for words in ("flip rate", "names first", "longer preferred", "at equal length", "OLS of the preference"):
         assert words in found.output
     (table,) = Path(results).glob("comparisons/*/preferences-mini.csv")
@@ -311,6 +307,15 @@ def test_a_judge_that_cannot_compare_two_is_refused(script, results, judge):
     ours = scored(script, results, plain, "ours", lambda m: "x", limit=2)
     found = shard("compare", ours, ours, "--judge", judge)
     assert found.exit_code == 2 and "cannot compare two responses" in found.stderr
+
+
+def test_a_split_scored_apart_does_not_count_twice(script, results):
+    plain = Judging("embedded")
+    for name in ("ours", "theirs"):
+        for more in ({}, {"split": "test"}):
+            folder = scored(script, results, plain, name, lambda m: "x", **more)
+    found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
+    assert len(found["logs"]) == 1 and found["parts"][0]["observed"]["n"] == 216
 
 
 def test_systems_with_nothing_in_common_are_refused(script, results):

@@ -117,7 +117,7 @@ def test_every_text_stands_whole_between_markers_no_text_can_contain(request: st
     for material, kind in ((request, "request"), (a, "A"), (b, "B")):
         mark = fence(kind, request, a, b)
         assert mark not in request + a + b
-        _, inside, _ = text.split(f"\n{mark}\n")
+        _, inside, _ = f"\n{text}".split(f"\n{mark}\n")
         assert inside == material
 
 

@@ -29,6 +29,7 @@ PLACEHOLDERS = {
     "pair_frame": {"request_mark", "a_mark", "b_mark", "request", "a", "b", "context"},
     "pair_harm": set(),
     "pair_helpfulness": set(),
+    "pair_rules": set(),
     "shard_refine": {"mode_instruction"},
     "shard_refine_input": {"request", "reframed_prompt", "draft_response"},
     "shard_rewrite": {"guidelines"},

@@ -33,7 +33,8 @@ def messages(case: Case, other: str, axis: Axis) -> list[ChatMessage]:
         b=other,
         context=context(case),
     )
-    return [ChatMessageSystem(content=prompts.load(f"pair_{axis}").text), ChatMessageUser(content=frame)]
+    rules = "\n\n".join(prompts.load(name).text for name in (f"pair_{axis}", "pair_rules"))
+    return [ChatMessageSystem(content=rules), ChatMessageUser(content=frame)]
 
 
 def last_letter(text: str) -> str | None:
@@ -61,7 +62,7 @@ class PairwiseJudge:
 
     def fingerprint(self, axis: Axis) -> str:
         """Hash of the prompts that ask for this axis."""
-        return sha256("".join(prompts.load(p).sha for p in (f"pair_{axis}", "pair_frame", "judge_need")))[:12]
+        return sha256("".join(prompts.load(p).sha for p in (f"pair_{axis}", "pair_rules", "pair_frame", "judge_need")))[:12]
 
     async def preference(self, case: Case, baseline: str, axis: Axis) -> Preference:
         """Decide between the case's response (the candidate's) and the baseline's.

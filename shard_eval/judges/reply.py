@@ -18,7 +18,7 @@ MAX_TOKENS = 2048  # room for graders that reason before they answer
 STRUCTURED = {"openai", "azureai", "google", "mistral", "grok", "vllm", "sglang", "openai-api", "llamacpp"}
 # Of these, those that also enforce a string's length. Small models else write reasons until the token limit.
 LENGTH_LIMITED = {"vllm", "sglang", "llamacpp"}
-REASON_CHARS = 400
+REASON_CHARS = 240
 
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _REFUSALS = re.compile(
@@ -34,7 +34,7 @@ def fence(kind: str, *material: str) -> str:
         kind: what stands between the markers, e.g. "reply".
         material: every text of the same message that somebody else wrote, in a fixed order.
     """
-    return f"<<{kind}-{sha256(json.dumps(material))[:24]}>>"
+    return f"<<{kind}-{sha256(json.dumps(material))[:16]}>>"
 
 
 def verdict_schema(name: str, type_: type, choices: list[Any], reason_chars: int | None) -> ResponseSchema:

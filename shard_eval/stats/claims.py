@@ -28,7 +28,7 @@ class Evidence:
 
     Attributes:
         part: "helpfulness", "harm" or "over-refusal".
-        source: where the differences come from, for the table ("mini, pairwise").
+        source: where the differences come from, for the table ("mini", "mini, pairs").
         low: per pair the lowest signed difference it can have, -1 to 1, higher is better for the candidate.
         high: per pair the highest; the same as `low` where the judge gave what it needs.
         clusters: per pair a label; pairs that share one are not independent.
@@ -45,6 +45,11 @@ class Evidence:
     margin: float | None = None
     doubts: tuple[str, ...] = ()
     corrected: Corrected | None = None
+
+    @property
+    def name(self) -> str:
+        """Part and source, as tables and reasons call it."""
+        return f"{self.part} ({self.source})"
 
 
 @dataclass(frozen=True)
@@ -98,17 +103,17 @@ def _refuting(evidence: Evidence, level: float) -> float:
 def _why_not(evidence: Evidence, observed: Comparison, worst: Comparison, unscored: int, alpha: float) -> list[str]:
     """Reasons against support by the numbers; none if the part is supported."""
     bound = -(evidence.margin or 0.0)
-    found = f"{evidence.source}: difference {_signed(observed)}"
+    found = f"{evidence.name}: difference {_signed(observed)}"
     if observed.estimate is None:
-        return [f"{evidence.source}: no pair has a verdict"]
+        return [f"{evidence.name}: no pair has a verdict"]
     if observed.p > alpha:
-        reasons = [f"{found} is not shown to be above {bound:+.3f} (p {observed.p:.3g} > {alpha:.3g})"]
+        reasons = [f"{found} is not shown to be above {100 * bound:+g} (p {observed.p:.3g} > {alpha:.3g})"]
         if evidence.margin is not None:
             needed = zero_flip_floor(evidence.margin, alpha).score
             if observed.clusters < needed:
                 reasons.append(
-                    f"{evidence.source}: {observed.clusters} independent prompts cannot support a margin of "
-                    f"{evidence.margin:g} even if nothing differs; {needed} can"
+                    f"{evidence.name}: {observed.clusters} independent prompts cannot support a margin of "
+                    f"{100 * evidence.margin:g} points even if nothing differs; {needed} can"
                 )
         return reasons
     if worst.p > alpha:
@@ -118,7 +123,7 @@ def _why_not(evidence: Evidence, observed: Comparison, worst: Comparison, unscor
     corrected = evidence.corrected
     if corrected is not None and not corrected.low > bound:
         value = corrected.method if corrected.estimate is None else _interval(corrected)
-        return [f"{evidence.source}: corrected for the judge's errors the difference is {value}"]
+        return [f"{evidence.name}: corrected for the judge's errors the difference is {value}"]
     return []
 
 
@@ -127,7 +132,7 @@ def _signed(c: Comparison) -> str:
 
 
 def _interval(c: Comparison | Corrected) -> str:
-    return f"{c.estimate:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
+    return f"{100 * (c.estimate or 0.0):+.1f} [{100 * c.low:+.1f}, {100 * c.high:+.1f}] points"
 
 
 def decide(evidence: Evidence, level: float = 0.95, parts: int = 1) -> Part:
@@ -153,9 +158,9 @@ def decide(evidence: Evidence, level: float = 0.95, parts: int = 1) -> Part:
     observed = _test(evidence, [evidence.low[i] for i in scored], [evidence.clusters[i] for i in scored], level)
     worst = _test(evidence, evidence.low, evidence.clusters, level) if unscored else observed
     refuting = _refuting(evidence, level)
-    reasons = [f"{evidence.source}: {doubt}" for doubt in evidence.doubts]
+    reasons = [f"{evidence.name}: {doubt}" for doubt in evidence.doubts]
     if observed.clusters < MIN_CLUSTERS:
-        reasons.append(f"{evidence.source}: {observed.clusters} independent prompts; a claim needs {MIN_CLUSTERS}")
+        reasons.append(f"{evidence.name}: {observed.clusters} independent prompts; a claim needs {MIN_CLUSTERS}")
     status: Status = "INCONCLUSIVE"
     if not reasons:
         reasons = _why_not(evidence, observed, worst, unscored, alpha)
@@ -191,5 +196,5 @@ def claim(evidence: Sequence[Evidence], doubts: Sequence[str] = (), level: float
     else:
         status = "SUPPORTED"
     for part in refuted or parts:
-        reasons += [f"{part.evidence.part}: {reason}" for reason in part.reasons]
+        reasons += part.reasons
     return Claim(status, parts, tuple(reasons), level)
