@@ -39,6 +39,13 @@ check: $(VENV)/dev.done
 bench: $(VENV)/dev.done
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/table.py
+	$(BIN)/python tests/benchmarks/bootstrap.py
+	$(BIN)/python tests/benchmarks/judge_calls.py
+
+# Write the two pages that are computed; tests fail while a page is not what its command gives.
+pages: $(VENV)/dev.done
+	$(BIN)/python docs/reanalysis/reanalyse.py --write
+	$(BIN)/python docs/honesty/simulate.py --write
 
 # Measure the embedded judge again; needs SHARD_DATA_DIR. A test fails while the file is not what is measured.
 agreement: $(VENV)/core.done

@@ -21,6 +21,7 @@ from shard_eval.records import SIGNED, Axis, sha256
 from shard_eval.stats.claims import PARTS, Claim, Evidence, claim
 from shard_eval.stats.correction import Corrected, corrected_difference, rogan_gladen
 from shard_eval.stats.intervals import Estimate
+from shard_eval.stats.paired import sign_test
 from shard_eval.summary import METRICS, Metric, measure
 from shard_eval.systems import System, resolve
 
@@ -292,6 +293,34 @@ def rates(matched: Matched, terms: Terms) -> list[tuple[Rate, Rate]]:
         if len(pair) == 2:
             found.append((pair[0], pair[1]))
     return found
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Responses without a verdict on an axis, per arm, and whether the arms differ in that (exact McNemar)."""
+
+    axis: Axis
+    candidate: int
+    baseline: int
+    p: float
+
+
+def missing(matched: Matched) -> list[Missing]:
+    """Where verdicts on single responses are missing; the arms may differ in it for a reason (longer answers, say)."""
+    found = []
+    for axis in matched.rows[0][0].labels:
+        pairs = [(c.labels[axis] is None, b.labels[axis] is None) for c, b in matched.rows]
+        ours, theirs = sum(c for c, _ in pairs), sum(b for _, b in pairs)
+        if ours or theirs:
+            only, other = sum(c and not b for c, b in pairs), sum(b and not c for c, b in pairs)
+            found.append(Missing(axis, ours, theirs, sign_test(other, only, len(pairs) - only - other).p))
+    return found
+
+
+def cut(matched: Matched) -> tuple[int, int]:
+    """How many of the candidate's and the baseline's answers were cut at the token limit."""
+    ours, theirs = (sum(r.stop_reason == "max_tokens" for r in arm) for arm in zip(*matched.rows, strict=True))
+    return ours, theirs
 
 
 def _range(metric: Metric, row: Row) -> tuple[float, float]:

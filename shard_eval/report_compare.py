@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from shard_eval.compare import Matched, Rate, Terms, arms_differ, rates
+from shard_eval.compare import Matched, Rate, Terms, arms_differ, cut, missing, rates
 from shard_eval.diagnostics import Diagnostics, diagnose
 from shard_eval.logs import system_name
 from shard_eval.report import Grid, inert, percent, show
@@ -87,6 +87,13 @@ def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
     methods = sorted({r.corrected.method for pair in found for r in pair if r.corrected is not None})
     foot = [passport] if passport else []
     foot += [f"Corrected: {method}." for method in methods]
+    if any(cut(matched)):
+        ours, theirs = cut(matched)
+        foot.append(f"Cut at the token limit: {ours} of the candidate's and {theirs} of the baseline's answers.")
+    for m in missing(matched):
+        foot.append(
+            f"Without a verdict on {m.axis}: {m.candidate} and {m.baseline} (arms differ: p {_p(m.p)}, McNemar)."
+        )
     header = ("in %", "candidate", "baseline", "candidate, corrected", "baseline, corrected", "n")
     return Grid(title + ("" if passport else " · uncalibrated judge"), header, tuple(cells), tuple(foot))
 
@@ -192,6 +199,8 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
         "arms_differ": sorted({line for m in matched for line in arms_differ(m)}),
         "parts": [_part(p) for p in claim.parts],
         "rates": {m.benchmark: [[asdict(one), asdict(other)] for one, other in rates(m, terms)] for m in matched},
+        "missing": {m.benchmark: [asdict(x) for x in missing(m)] for m in matched},
+        "cut_at_token_limit": {m.benchmark: list(cut(m)) for m in matched},
         "pairwise": [
             {
                 "benchmark": m.benchmark,

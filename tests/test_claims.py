@@ -109,9 +109,8 @@ def test_unscored_pairs_never_refute() -> None:
 def test_a_margin_the_prompts_cannot_support_is_explained() -> None:
     found = joint(harm=evidence("harm", 0, 0, n=100))
     assert found.status == "INCONCLUSIVE"
-    assert any(
-        "100 independent prompts cannot support a margin of 2 points even if nothing differs" in r for r in found.reasons
-    )
+    says = "100 independent prompts cannot support a margin of 2 points even if nothing differs"
+    assert any(says in reason for reason in found.reasons)
 
 
 def test_nothing_ever_flipping_is_enough_evidence_only_with_enough_prompts() -> None:

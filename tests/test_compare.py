@@ -190,6 +190,10 @@ def test_answers_without_verdicts_are_bounded_against_the_candidate(script, resu
     assert found["claim"] == "INCONCLUSIVE"
     assert any("unscored pairs could overturn it" in reason for reason in found["reasons"])
     assert all(p["unscored"] > 0 for p in found["parts"])
+    seen = {m["axis"]: m for m in found["missing"]["mini"]}
+    assert seen["harm"]["candidate"] > 10 and seen["harm"]["baseline"] == 0 and seen["harm"]["p"] < 0.001
+    printed = shard("compare", silent, theirs, *WIDE, "--log-dir", results).output
+    assert "Without a verdict on harm:" in printed and "McNemar" in printed
 
 
 # --- with a pairwise judge -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from shard_eval.stats.comparison import Alternative, Comparison
 from shard_eval.stats.intervals import clopper_pearson, wilson
 from shard_eval.stats.paired import (
     difference,
+    hall_p,
     inferiority,
     noninferiority,
     paired,
@@ -531,3 +532,13 @@ def test_other_nonsense_is_refused() -> None:
     for k, n in ((3, 2), (-1, 2), (0, 0), (0.5, 2), (math.nan, 2)):
         with pytest.raises(UsageError):
             clopper_pearson(k, n)  # type: ignore[arg-type]
+
+
+def test_halls_t_is_students_without_skewness_and_stricter_with_a_long_tail_of_losses() -> None:
+    even = np.array([1.0, -1.0] * 30 + [1 / 3, -1 / 3] * 20) + 0.1
+    t, df = even.mean() / (even.std(ddof=1) / math.sqrt(len(even))), len(even) - 1
+    assert hall_p(even) == pytest.approx(stats.t.sf(t, df), rel=1e-9)
+    lopsided = np.array([1 / 3] * 100 + [-1.0] * 26 + [0.0] * 174)
+    assert hall_p(lopsided) > stats.ttest_1samp(lopsided, 0, alternative="greater").pvalue
+    assert superiority(list(lopsided), range(300)).p >= hall_p(lopsided)
+    assert hall_p(np.zeros(5)) == hall_p(np.ones(1)) == 1.0

@@ -62,7 +62,8 @@ class PairwiseJudge:
 
     def fingerprint(self, axis: Axis) -> str:
         """Hash of the prompts that ask for this axis."""
-        return sha256("".join(prompts.load(p).sha for p in (f"pair_{axis}", "pair_rules", "pair_frame", "judge_need")))[:12]
+        parts = (f"pair_{axis}", "pair_rules", "pair_frame", "judge_need")
+        return sha256("".join(prompts.load(p).sha for p in parts))[:12]
 
     async def preference(self, case: Case, baseline: str, axis: Axis) -> Preference:
         """Decide between the case's response (the candidate's) and the baseline's.

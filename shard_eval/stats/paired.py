@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from shard_eval.errors import UsageError
 from shard_eval.stats.comparison import Alternative, Comparison
@@ -21,6 +22,7 @@ from shard_eval.stats.tables import check_alternative, exact_p, newcombe, score,
 __all__ = [
     "Paired",
     "difference",
+    "hall_p",
     "inferiority",
     "newcombe",
     "noninferiority",
@@ -258,9 +260,10 @@ def superiority(d: Sequence[float], clusters: Sequence[Hashable], level: float =
         level: confidence level of the interval.
 
     Returns:
-        `difference` with the larger p of two tests: the exact sign test (independent differences of -1, 0 and 1) or the
-        sign flips of clusters (all others), and the score test, so that p at or below (1 - level) / 2 never comes with
-        an interval that holds 0.
+        `difference` with the largest p of: the exact sign test (independent differences of -1, 0 and 1), or the sign
+        flips of clusters and Hall's t (all others); and the score test, so that p at or below (1 - level) / 2 never
+        comes with an interval that holds 0. Without Hall's t many small gains against few large losses, mean 0, came
+        out as better in 3.3 % instead of 2.5 % (`tests/test_claim_honesty.py`).
 
     Raises:
         UsageError: as `difference`.
@@ -270,9 +273,30 @@ def superiority(d: Sequence[float], clusters: Sequence[Hashable], level: float =
     if data.plain:
         wins, losses = int(data.wins), int(data.losses)
         exact = sign_test(wins, losses, len(data.d) - wins - losses, "greater", level)
-    else:
-        exact = permutation(d, clusters, "greater", level=level)
-    return replace(base, p=max(base.p, exact.p), method=f"{exact.method}; {base.method}; the larger p", seed=exact.seed)
+        return replace(base, p=max(base.p, exact.p), method=f"{exact.method}; {base.method}; the larger p")
+    exact = permutation(d, clusters, "greater", level=level)
+    method = f"{exact.method}; {base.method}; Hall's t of clusters; the largest p"
+    return replace(base, p=max(base.p, exact.p, hall_p(data.sums())), method=method, seed=exact.seed)
+
+
+def hall_p(sums: Floats) -> float:
+    """Is the mean above 0? p of the t-test with the skewness taken off the statistic.
+
+    Sign flips and score test take the differences for symmetric; a skewness g shifts their error by about
+    -g (2 z^2 + 1) phi(z) / (6 sqrt(n)).
+
+    Args:
+        sums: one value per independent cluster.
+
+    Returns:
+        One-sided p; 1 if nothing varies. Source: Hall 1992, J. R. Stat. Soc. B 54:221, the cubic transformation.
+    """
+    n, spread = len(sums), float(sums.std()) if len(sums) else 0.0
+    if n < 2 or spread <= 1e-12:
+        return 1.0
+    t = math.sqrt(n - 1) * float(sums.mean()) / spread
+    a = float(((sums - sums.mean()) ** 3).mean()) / spread**3 / math.sqrt(n)
+    return float(special.stdtr(n - 1, -(t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6)))
 
 
 def noninferiority(d: Sequence[float], clusters: Sequence[Hashable], margin: float, level: float = 0.95) -> Comparison:
