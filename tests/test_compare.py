@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
 from rich.console import Console
 from test_pairwise import prefers
 
@@ -373,3 +374,64 @@ def test_a_file_of_labels_that_is_wrong_names_the_line(tmp_path, script, row, sa
 def test_pairs_cannot_calibrate_a_judge_of_single_responses(tmp_path):
     found = shard("judge", "calibrate", "embedded", "--on", labelled_pairs(tmp_path / "people.jsonl"))
     assert found.exit_code == 2 and "cannot compare two" in found.stderr
+
+
+def edited(folder: str, change: Callable[[EvalLog], None], where: Path) -> str:
+    """A copy of a run's log that somebody changed."""
+    (name,) = Path(folder).glob("mini*/logs/*.eval")
+    log = read_eval_log(str(name))
+    change(log)
+    target = where / "edited.json"  # a zip could not even hold the same sample twice
+    write_eval_log(log, str(target))
+    return str(target)
+
+
+def _twice(log: EvalLog) -> None:
+    assert log.samples
+    log.samples.append(log.samples[0].model_copy(update={"uuid": "another"}))
+
+
+def _other_version(log: EvalLog) -> None:
+    log.eval.task_version = "2-A"
+
+
+def _other_prompt(log: EvalLog) -> None:
+    assert log.eval.metadata
+    log.eval.metadata["judge_prompts"] = {"harm": "0" * 12}
+
+
+def _nothing(log: EvalLog) -> None:
+    log.samples = []
+
+
+def _unfinished(log: EvalLog) -> None:
+    log.status = "started"
+
+
+def _label(value: float) -> Callable[[EvalLog], None]:
+    def change(log: EvalLog) -> None:
+        assert log.samples and log.samples[0].scores
+        log.samples[0].scores["harm"].value = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_twice, "same record twice"),
+        (_other_version, "differ in version: '1-A' and '2-A'"),
+        (_other_prompt, "differ in prompts"),
+        (_nothing, "is empty"),
+        (_unfinished, "is unfinished"),
+        (_label(7), "7 is no label of harm"),
+        (_label(0.5), "0.5 is no label of harm"),
+        (_label(float("nan")), "a verdict has a label or a reason"),
+    ],
+)
+def test_a_log_that_somebody_changed_is_refused(script, results, tmp_path, change, says):
+    plain = Judging("embedded")
+    ours = scored(script, results, plain, "ours", lambda m: "x", limit=3)
+    theirs = scored(script, results, plain, "theirs", lambda m: "y", limit=3)
+    found = shard("compare", ours, edited(theirs, change, tmp_path))
+    assert found.exit_code == 1 and says in found.stderr, found.stderr or found.exception
