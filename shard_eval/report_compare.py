@@ -211,7 +211,7 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
             for m in matched
             if m.preferences is not None
         ],
-        "logs": [[m.candidate.log, m.baseline.log] for m in matched],
+        "logs": [[run.log.rsplit("/", 1)[-1] for run in (m.candidate, m.baseline)] for m in matched],
     }
 
 
