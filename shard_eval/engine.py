@@ -139,6 +139,11 @@ class LlamaCppAPI(OpenAICompatibleAPI):
     def _create_client(self) -> AsyncOpenAI:
         return AsyncOpenAI(api_key=self.api_key, base_url=self.url, http_client=self.http_client)
 
+    @property
+    def schema_exclude_fields(self) -> set[str] | None:
+        """Nothing: llama.cpp enforces a string's length too, and small models need it to come to an end."""
+        return None
+
     def max_connections(self) -> int:
         """Two requests per slot keep the server's queue filled."""
         return 2 * self.slots

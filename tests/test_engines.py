@@ -11,6 +11,7 @@ from rich.console import Console
 
 from shard_eval import engine, score
 from shard_eval.errors import DataError, UsageError
+from shard_eval.judges.reply import verdict_schema
 from shard_eval.systems import Decoding, hash_folder, resolve
 
 pytestmark = pytest.mark.slow
@@ -106,3 +107,17 @@ def test_a_prompt_longer_than_the_context_is_an_error_and_never_cut(tmp_path):
     ask = {"messages": [{"role": "user", "content": "word " * 4000}], "max_tokens": 2}
     reply = httpx.post(f"{url}/chat/completions", json=ask, headers={"Authorization": f"Bearer {key}"}, timeout=60)
     assert reply.status_code == 400 and "context" in reply.text
+
+
+def test_the_length_of_a_string_in_a_schema_is_enforced():
+    """Inspect leaves such limits out for most servers; without it small graders write reasons until the token limit."""
+    import asyncio
+
+    from inspect_ai.model import GenerateConfig, get_model
+
+    schema = verdict_schema("v", str, ["A", "B"], 20)
+    config = GenerateConfig(max_tokens=80, response_schema=schema, temperature=0.0)
+    ask = "Compare cats and dogs at length. Answer as JSON with a reason and a verdict."
+    output = asyncio.run(get_model("llamacpp/embedded").generate(ask, config=config))
+    found = json.loads(output.completion)
+    assert len(found["reason"]) <= 20 and found["verdict"] in ("A", "B")

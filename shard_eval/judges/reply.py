@@ -17,7 +17,7 @@ MAX_TOKENS = 2048  # room for graders that reason before they answer
 # Providers of Inspect that enforce a JSON schema; elsewhere the schema is left out and the text is parsed.
 STRUCTURED = {"openai", "azureai", "google", "mistral", "grok", "vllm", "sglang", "openai-api", "llamacpp"}
 # Of these, those that also enforce a string's length. Small models else write reasons until the token limit.
-LENGTH_LIMITED = {"vllm", "sglang", "llamacpp"}
+LENGTH_LIMITED = {"llamacpp"}
 REASON_CHARS = 240
 
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
