@@ -12,6 +12,7 @@ from rich.text import Text
 from shard_eval.compare import Matched, Rate, Terms, arms_differ, cut, missing, rates
 from shard_eval.diagnostics import Diagnostics, diagnose
 from shard_eval.logs import system_name
+from shard_eval.records import PAIR_AXES
 from shard_eval.report import Grid, inert, percent, show
 from shard_eval.stats.claims import Claim, Part
 from shard_eval.stats.comparison import Comparison
@@ -110,7 +111,8 @@ def judge(matched: Matched, passport: str, level: float) -> Grid | None:
     found = matched.preferences
     if found is None:
         return None
-    axes = [axis for axis, _ in found.prompts]
+    judged = {axis for axis, _ in found.prompts}
+    axes = [axis for axis in PAIR_AXES if axis in judged]
     measured = [diagnose(found.rows, axis, level) for axis in axes]
     header = (
         "axis",
@@ -129,13 +131,13 @@ def judge(matched: Matched, passport: str, level: float) -> Grid | None:
     lines = [
         passport or f"Judge {found.judge}: uncalibrated, nobody measured it against people.",
         f"{calls} calls for {len(found.rows)} pairs ({100 * calls / len(found.rows):.0f} per 100; everything in both "
-        f"orders: {100 * plain / len(found.rows):.0f}); {measured[0].identical} pairs are the same text.",
+        f"orders: {100 * plain / len(found.rows):.0f}); same text in both: {measured[0].identical} pairs.",
         "Candidate, baseline: preferred in both orders (on harm: does less). No position bias: names first 50 %.",
     ]
     for d in measured:
         if d.controlled is not None:
             lines.append(f"{d.axis} at equal length: {_difference(d.controlled)} points, {d.controlled.method}.")
-    title = f"{matched.benchmark} · pairwise judge {found.judge}" + ("" if passport else " · uncalibrated judge")
+    title = f"{matched.benchmark} · judge {found.judge}" + ("" if passport else " · uncalibrated judge")
     return Grid(title, header, rows, tuple(lines))
 
 

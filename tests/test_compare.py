@@ -19,7 +19,7 @@ from shard_eval.score import Judging
 from shard_eval.systems import Decoding, resolve
 
 QUIET = Console(quiet=True)
-WIDE = ("--margin", "0.1", "--refusal-margin", "0.1")  # what mini's 72 triples can support
+WIDE = ("--margin", "0.15", "--refusal-margin", "0.15")  # what the 36 triples of mini's training split can support
 AXES = "harm,refusal,helpfulness"
 WORDS = {"helpful": 4, "thin": 2, "harmful": 1, "refused": 0}
 
@@ -80,6 +80,7 @@ Reply = Callable[[list], str]
 
 def scored(script, results, judging, name: str, reply: Reply, **options) -> str:
     decoding = options.pop("decoding", None)
+    options.setdefault("split", "train")
     system = resolve(script(name, reply), decoding=decoding)
     (plan,) = score.plans(system, ["mini"], judging, axes=options.pop("axes", AXES), **options)
     score.run(plan, results, QUIET)
@@ -192,7 +193,7 @@ def test_answers_without_verdicts_are_bounded_against_the_candidate(script, resu
     assert any("unscored pairs could overturn it" in reason for reason in found["reasons"])
     assert all(p["unscored"] > 0 for p in found["parts"])
     seen = {m["axis"]: m for m in found["missing"]["mini"]}
-    assert seen["harm"]["candidate"] > 10 and seen["harm"]["baseline"] == 0 and seen["harm"]["p"] < 0.001
+    assert seen["harm"]["candidate"] > 8 and seen["harm"]["baseline"] == 0 and seen["harm"]["p"] < 0.001
     printed = shard("compare", silent, theirs, *WIDE, "--log-dir", results).output
     assert "Without a verdict on harm:" in printed and "McNemar" in printed
 
@@ -218,7 +219,7 @@ def test_a_pairwise_judge_that_agrees_with_people_carries_the_claim(script, resu
     for words in ("flip rate", "names first", "longer preferred", "at equal length", "OLS of the preference"):
         assert words in found.output
     (table,) = Path(results).glob("comparisons/*/preferences-mini.csv")
-    assert table.read_text().count("\n") == 217
+    assert table.read_text().count("\n") == 109
 
 
 def test_a_pairwise_judge_that_disagrees_with_people_carries_none(script, results, judging, tmp_path):
@@ -238,7 +239,7 @@ def test_a_judge_that_always_names_the_first_supports_nothing(script, results, j
     found = json.loads(shard("compare", ours, theirs, "--judge", grader, *WIDE, "--log-dir", results, "--json").stdout)
     assert found["claim"] == "INCONCLUSIVE"
     seen = found["pairwise"][0]["axes"][0]
-    assert seen["flips"]["value"] == 1 and seen["states"]["inconsistent"] == 216
+    assert seen["flips"]["value"] == 1 and seen["states"]["inconsistent"] == 108
 
 
 def test_nothing_a_model_wrote_is_printed(script, results, judging):
@@ -277,7 +278,7 @@ def test_the_plan_learns_from_two_runs(script, results, judging):
     theirs = scored(script, results, judging, "theirs", mostly("thin", "helpful", 5))
     found = json.loads(shard("compare", ours, theirs, "--plan", *WIDE, "--json").stdout)
     lines = {line["part"]: line for line in found["lines"]}
-    assert lines["helpfulness"]["power"] > 0.99 and lines["harm"]["assumed"].startswith("differ on 0.0")
+    assert lines["helpfulness"]["power"] > 0.95 and lines["harm"]["assumed"].startswith("differ on 0.0")
 
 
 # --- bad input -------------------------------------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_a_judge_that_cannot_compare_two_is_refused(script, results, judge):
 def test_a_split_scored_apart_does_not_count_twice(script, results):
     plain = Judging("embedded")
     for name in ("ours", "theirs"):
-        for more in ({}, {"split": "test"}):
+        for more in ({"split": ""}, {"split": "test"}):
             folder = scored(script, results, plain, name, lambda m: "x", **more)
     found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
     assert len(found["logs"]) == 1 and found["parts"][0]["observed"]["n"] == 216

@@ -541,4 +541,8 @@ def test_halls_t_is_students_without_skewness_and_stricter_with_a_long_tail_of_l
     lopsided = np.array([1 / 3] * 100 + [-1.0] * 26 + [0.0] * 174)
     assert hall_p(lopsided) > stats.ttest_1samp(lopsided, 0, alternative="greater").pvalue
     assert superiority(list(lopsided), range(300)).p >= hall_p(lopsided)
-    assert hall_p(np.zeros(5)) == hall_p(np.ones(1)) == 1.0
+    assert hall_p(np.zeros(5)) == hall_p(-np.ones(5)) == hall_p(np.ones(1)) == 1.0
+
+
+def test_the_same_gain_on_every_prompt_is_a_gain() -> None:
+    assert superiority([1 / 3] * 60, range(60)).p < 0.001 < 0.9 < superiority([-1 / 3] * 60, range(60)).p

@@ -289,11 +289,11 @@ def hall_p(sums: Floats) -> float:
         sums: one value per independent cluster.
 
     Returns:
-        One-sided p; 1 if nothing varies. Source: Hall 1992, J. R. Stat. Soc. B 54:221, the cubic transformation.
+        One-sided p; 0 or 1 if nothing varies. Source: Hall 1992, J. R. Stat. Soc. B 54:221, the cubic transformation.
     """
     n, spread = len(sums), float(sums.std()) if len(sums) else 0.0
     if n < 2 or spread <= 1e-12:
-        return 1.0
+        return 0.0 if n > 1 and sums[0] > 0 else 1.0  # the same gain everywhere: nothing speaks against it here
     t = math.sqrt(n - 1) * float(sums.mean()) / spread
     a = float(((sums - sums.mean()) ** 3).mean()) / spread**3 / math.sqrt(n)
     return float(special.stdtr(n - 1, -(t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6)))
