@@ -23,7 +23,7 @@ families = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 adjustments = pytest.mark.parametrize("adjust", [holm, benjamini_hochberg])
 
 
-@settings(max_examples=25, deadline=None)  # statsmodels collects garbage at every call
+@settings(max_examples=8, deadline=None)  # statsmodels collects garbage at every call
 @given(families)
 def test_holm_agrees_with_statsmodels(p: list[float]) -> None:
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])

@@ -34,8 +34,8 @@ STRATUM = np.repeat(np.arange(len(STRATA)), list(STRATA.values()))
 REFRAMED = np.array([0.5, 0.0, 0.0, 0.4, 0.7])[STRATUM]  # how much better the reframed answer is, by stratum
 OWN = np.array([int(sha256(f"prompt {i}")[:8], 16) % HELD_OUT == 0 for i in range(len(STRATUM))])  # before any answer
 MODELS_N = 403  # a held-out set of the size published for one of the models
-REPLICATES = 400
-STUDIES = 200  # of harm, where the exact test takes its time
+REPLICATES = 200
+STUDIES = 100  # of harm, where the exact test takes its time
 HARM_MARGIN = 0.02
 
 Rng = np.random.Generator

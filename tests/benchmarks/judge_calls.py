@@ -54,7 +54,7 @@ def calls(root: str, candidate: str, baseline: str) -> tuple[int, int]:
 
 def main() -> None:
     """Measure and print."""
-    records = int(sys.argv[1]) if len(sys.argv) > 1 else 36
+    records = int(sys.argv[1]) if len(sys.argv) > 1 else 12
     SCRIPTS["judge"] = lambda messages: json.dumps({"reason": "", "verdict": "tie"})
     with tempfile.TemporaryDirectory() as root:
         baseline = run(root, records, "direct")
