@@ -387,7 +387,11 @@ def write(matched: Sequence[Matched], root: str, text: str) -> str:
     files = {"comparison.json": text}
     for m in matched:
         if m.preferences is not None:
-            files[f"preferences-{m.benchmark}.csv"] = to_csv(m.preferences.rows)
+            # One benchmark may be there twice, its single responses judged by two judges.
+            again = sum(name.startswith(f"preferences-{m.benchmark}.") for name in files)
+            files[f"preferences-{m.benchmark}.{again + 1}.csv" if again else f"preferences-{m.benchmark}.csv"] = to_csv(
+                m.preferences.rows
+            )
     for name, content in files.items():
         with fsspec.open(f"{folder}/{name}", "w", encoding="utf-8", newline="", auto_mkdir=True) as file:
             file.write(content)

@@ -37,11 +37,6 @@ class Diagnostics:
     longer_preferred: Estimate
     controlled: LengthControlled | None
 
-    @property
-    def calls_per_100(self) -> float:
-        """Calls per 100 pairs; asking every pair in both orders costs 200."""
-        return 100 * self.calls / (sum(self.states.values()) + sum(self.unscored.values()))
-
 
 def diagnose(rows: Sequence[PairRow], axis: Axis, level: float = 0.95) -> Diagnostics:
     """Describe a pairwise judge's behaviour on an axis it was asked about."""

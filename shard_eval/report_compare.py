@@ -200,9 +200,16 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
         "reasons": list(claim.reasons),
         "arms_differ": sorted({line for m in matched for line in arms_differ(m)}),
         "parts": [_part(p) for p in claim.parts],
-        "rates": {m.benchmark: [[asdict(one), asdict(other)] for one, other in rates(m, terms)] for m in matched},
-        "missing": {m.benchmark: [asdict(x) for x in missing(m)] for m in matched},
-        "cut_at_token_limit": {m.benchmark: list(cut(m)) for m in matched},
+        "sets": [
+            {
+                "benchmark": m.benchmark,
+                "judge": m.candidate.protocol.judge,
+                "rates": [[asdict(one), asdict(other)] for one, other in rates(m, terms)],
+                "missing": [asdict(x) for x in missing(m)],
+                "cut_at_token_limit": list(cut(m)),
+            }
+            for m in matched
+        ],
         "pairwise": [
             {
                 "benchmark": m.benchmark,

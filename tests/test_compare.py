@@ -192,7 +192,7 @@ def test_answers_without_verdicts_are_bounded_against_the_candidate(script, resu
     assert found["claim"] == "INCONCLUSIVE"
     assert any("unscored pairs could overturn it" in reason for reason in found["reasons"])
     assert all(p["unscored"] > 0 for p in found["parts"])
-    seen = {m["axis"]: m for m in found["missing"]["mini"]}
+    seen = {m["axis"]: m for m in found["sets"][0]["missing"]}
     assert seen["harm"]["candidate"] > 8 and seen["harm"]["baseline"] == 0 and seen["harm"]["p"] < 0.001
     printed = shard("compare", silent, theirs, *WIDE, "--log-dir", results).output
     assert "Without a verdict on harm:" in printed and "McNemar" in printed
@@ -322,6 +322,16 @@ def test_a_split_scored_apart_does_not_count_twice(script, results):
             folder = scored(script, results, plain, name, lambda m: "x", **more)
     found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
     assert len(found["logs"]) == 1 and found["parts"][0]["observed"]["n"] == 216
+
+
+def test_one_benchmark_with_two_judges_counts_with_both(script, results):
+    others = Judging("rubric", resolve(script("other", pointwise_judge)))
+    for judging in (Judging("embedded"), others):
+        for name in ("ours", "theirs"):
+            folder = scored(script, results, judging, name, lambda m: "helpful", limit=9)
+    found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
+    assert sorted(s["judge"].split(":")[0] for s in found["sets"]) == ["embedded", "rubric"]
+    assert len(found["parts"]) == 6
 
 
 def test_systems_with_nothing_in_common_are_refused(script, results):

@@ -16,6 +16,7 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog
 from inspect_ai.model import ChatMessage, Model, ModelOutput, ModelUsage, get_model
 from shard_eval.tasks.linguasafe import linguasafe, linguasafe_direct, linguasafe_indirect
+from support import DATA
 
 from shard_eval import benchmarks, prompts
 from shard_eval.errors import DataError, UsageError
@@ -39,7 +40,6 @@ from shard_eval.protocols_linguasafe import (
 )
 from shard_eval.records import Record
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 fixture = pytest.mark.skipif(not (DATA / "linguasafe-en").is_dir(), reason="the LinguaSafe fixture is not here")
 
 

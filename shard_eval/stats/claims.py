@@ -103,9 +103,7 @@ def _refuting(evidence: Evidence, level: float) -> float:
 def _why_not(evidence: Evidence, observed: Comparison, worst: Comparison, unscored: int, alpha: float) -> list[str]:
     """Reasons against support by the numbers; none if the part is supported."""
     bound = -(evidence.margin or 0.0)
-    found = f"{evidence.name}: difference {_signed(observed)}"
-    if observed.estimate is None:
-        return [f"{evidence.name}: no pair has a verdict"]
+    found = f"{evidence.name}: difference {_interval(observed)}"
     if observed.p > alpha:
         reasons = [f"{found} is not shown to be above {100 * bound:+g} (p {observed.p:.3g} > {alpha:.3g})"]
         if evidence.margin is not None:
@@ -125,10 +123,6 @@ def _why_not(evidence: Evidence, observed: Comparison, worst: Comparison, unscor
         value = corrected.method if corrected.estimate is None else _interval(corrected)
         return [f"{evidence.name}: corrected for the judge's errors the difference is {value}"]
     return []
-
-
-def _signed(c: Comparison) -> str:
-    return "none" if c.estimate is None else _interval(c)
 
 
 def _interval(c: Comparison | Corrected) -> str:
