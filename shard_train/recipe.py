@@ -1,0 +1,176 @@
+"""The recipe of a training run: one TOML file, read into frozen dataclasses whose defaults are the published ones.
+
+Published numbers are from SHARD (arXiv:2606.15517), Table 8 and appendix C.2, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from shard_eval.errors import UsageError, unknown
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+KINDS = ("lora", "qlora", "full")
+RULES = ("none", "judge", "harm_gate")
+SWITCH = ("auto", "yes", "no")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How training targets are made.
+
+    Attributes:
+        temperature: of draft, rewrite and refinement (published: 0.3).
+        top_p: nucleus (published: 0.9).
+        max_tokens: longest draft and refinement (published: 2000).
+        seed: of the sampling.
+    """
+
+    temperature: float = 0.3
+    top_p: float = 0.9
+    max_tokens: int = 2000
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which targets are trained on.
+
+    Attributes:
+        rule: "none"; "judge": the refined answer is more helpful and not more harmful than the draft, in both orders;
+            "harm_gate": the refined answer is not harmful by itself. (Published: a judge's helpfulness alone, one order.)
+    """
+
+    rule: str = "judge"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the model is fine-tuned.
+
+    Attributes:
+        kind: "lora", "qlora" (NF4 base, needs CUDA) or "full".
+        rank: of the adapter.
+        alpha: scale of the adapter.
+        dropout: on the adapter's input.
+        targets: modules that get an adapter.
+        learning_rate: at the top of the schedule.
+        epochs: passes over the data.
+        batch: rows per optimiser step over all devices.
+        per_device: rows per forward pass on one device; `batch` is reached by accumulation.
+        scheduler: of the learning rate, by its transformers name.
+        warmup: share of the steps with a rising rate.
+        max_length: tokens of prompt and answer; longer rows are cut at the end and counted.
+        seed: of data order and dropout.
+        packing: several rows in one sequence; "auto" is where attention keeps them apart (flash attention on CUDA).
+        bf16: "auto" is where the hardware computes it.
+        gradient_checkpointing: recompute activations to save memory.
+        checkpoints: kept per epoch, evenly spaced, the last at the epoch's end.
+    """
+
+    kind: str = "lora"
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    targets: tuple[str, ...] = PROJECTIONS
+    learning_rate: float = 1e-4
+    epochs: int = 3
+    batch: int = 64
+    per_device: int = 2
+    scheduler: str = "cosine"
+    warmup: float = 0.05
+    max_length: int = 2048
+    seed: int = 42
+    packing: str = "auto"
+    bf16: str = "auto"
+    gradient_checkpointing: bool = True
+    checkpoints: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, KINDS)
+        _one_of("packing", self.packing, SWITCH)
+        _one_of("bf16", self.bf16, SWITCH)
+        for name in ("rank", "alpha", "epochs", "batch", "per_device", "max_length", "checkpoints"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"training.{name} = {getattr(self, name)} must be at least 1.")
+        if not 0 < self.learning_rate < 1:
+            raise UsageError(f"training.learning_rate = {self.learning_rate} must be above 0 and below 1.")
+        if self.batch % self.per_device:
+            raise UsageError(f"training.batch = {self.batch} must be a multiple of per_device = {self.per_device}.")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How every arm answers when it is scored; the same for all, so that they differ in one thing.
+
+    Attributes:
+        temperature: above 0, so that the base drawn again shows what chance does (published: 0.3).
+        top_p: 1 for all arms (published: 0.9 for some of them, 1 for others).
+        max_tokens: longest answer.
+        seed: of all arms but the base drawn again, which takes the next one.
+    """
+
+    temperature: float = 0.3
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run is made with besides the model and the prompts."""
+
+    generation: Generation = field(default_factory=Generation)
+    selection: Selection = field(default_factory=Selection)
+    training: Training = field(default_factory=Training)
+    scoring: Scoring = field(default_factory=Scoring)
+
+    def __post_init__(self) -> None:
+        _one_of("selection.rule", self.selection.rule, RULES)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return asdict(self)
+
+
+def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise unknown(name, value, options)
+
+
+def load(path: str | Path) -> Recipe:
+    """Read a recipe; what it leaves out has the published value.
+
+    Raises:
+        UsageError: if the file is missing, no TOML, or has a section, a name or a type that no recipe has.
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe {str(path)!r} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"recipe {str(path)!r} is no TOML: {error}.") from error
+    sections = {f.name: f.default_factory for f in fields(Recipe)}
+    for name in found:
+        if name not in sections or not isinstance(found[name], dict):
+            raise unknown(f"section of recipe {path}", name, sections)
+    return Recipe(**{name: _section(kind, found.get(name, {}), name) for name, kind in sections.items()})  # type: ignore[arg-type]
+
+
+def _section(kind: Any, values: dict[str, Any], section: str) -> Any:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints:
+            raise unknown(f"{section} setting", name, hints)
+        wanted = hints[name]
+        if wanted is float and type(value) is int:
+            values[name] = float(value)
+        elif get_args(wanted) and isinstance(value, list):
+            values[name] = tuple(str(v) for v in value)
+        elif type(value) is not wanted:
+            raise UsageError(f"{section}.{name} = {value!r} must be of type {wanted.__name__}.")
+    return kind(**values)
