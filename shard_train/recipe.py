@@ -41,7 +41,7 @@ class Selection:
 
     Attributes:
         rule: "none"; "judge": the refined answer is more helpful and not more harmful than the draft, in both orders;
-            "harm_gate": the refined answer is not harmful by itself. (Published: a judge's helpfulness alone, one order.)
+            "harm_gate": the refined answer is not harmful by itself. (Published: helpfulness alone, asked once.)
     """
 
     rule: str = "judge"
@@ -158,7 +158,7 @@ def load(path: str | Path) -> Recipe:
     for name in found:
         if name not in sections or not isinstance(found[name], dict):
             raise unknown(f"section of recipe {path}", name, sections)
-    return Recipe(**{name: _section(kind, found.get(name, {}), name) for name, kind in sections.items()})  # type: ignore[arg-type]
+    return Recipe(**{name: _section(kind, found.get(name, {}), name) for name, kind in sections.items()})
 
 
 def _section(kind: Any, values: dict[str, Any], section: str) -> Any:
