@@ -98,7 +98,7 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--benchmarks",
     default="mini",
     show_default=True,
-    help="Comma-separated; `shard data list` names them.",
+    help="Comma-separated; `shard data list` names them; FILE.jsonl for prompts of your own.",
 )
 @click.option(
     "-j",
@@ -108,13 +108,13 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="'embedded' (offline rules), a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL.",
 )
 @click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
-@click.option("--adapter", type=click.Path(), default=None, help="PEFT adapter folder to put on a checkpoint folder.")
+@click.option("--adapter", type=click.Path(), default=None, help="PEFT adapter to put on a checkpoint folder or .gguf.")
 @click.option(
     "--axes",
     default=None,
     help="Judged axes (harm,action,refusal,helpfulness or all); default per benchmark.",
 )
-@click.option("--split", default="", help="train, dev, test, or several joined by '+'; default all.")
+@click.option("--split", default="", help="train, dev, test, fold1of2 …; '+' joins, '&' restricts; default all.")
 @click.option("--limit", type=int, default=None, help="Only the first N records of each benchmark.")
 @click.option(
     "--epochs",
@@ -178,7 +178,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     chosen = scoring.plans(
         system,
         [b.strip() for b in benchmarks.split(",") if b.strip()],
-        _judging(judge, options["judge_args"]),
+        judging(judge, options["judge_args"]),
         axes=options["axes"],
         split=options["split"],
         limit=options["limit"],
@@ -186,7 +186,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     )
     if not chosen:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
-    _confirm_cost(chosen, options["price"], options["yes"])
+    confirm_cost(chosen, options["price"], options["yes"])
     _run(chosen, options)
 
 
@@ -208,8 +208,12 @@ def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
-    """Read --judge: "embedded", a grader model, or guard:FAMILY=MODEL."""
+def judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
+    """Read --judge: "embedded", a grader model, or guard:FAMILY=MODEL.
+
+    Raises:
+        UsageError: if it names no judge.
+    """
     from shard_eval import judges
     from shard_eval.errors import unknown
     from shard_eval.score import Judging
@@ -233,7 +237,23 @@ def _judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
         ) from error
 
 
-def _confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
+def confirmed(announcement: str) -> None:
+    """Say what a command is about to cost; on a terminal, ask.
+
+    Raises:
+        UsageError: if the answer is no.
+    """
+    click.echo(announcement, err=True)
+    if sys.stdin.isatty() and not click.confirm("Go on?", default=True, err=True):
+        raise UsageError("not started.")
+
+
+def confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
+    """Announce what a paid judge will be asked, and ask before it starts.
+
+    Raises:
+        UsageError: if the price cannot be read, or the answer is no.
+    """
     from shard_eval.score import estimate_cost
 
     if not any(plan.judging.paid for plan in chosen):
@@ -247,9 +267,10 @@ def _confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
         except ValueError as error:
             raise UsageError(f"--price {price!r} must be two numbers, e.g. 0.25,2") from error
         text += f", about ${cost.dollars(price_in, price_out):,.2f}"
-    click.echo(text + ".", err=True)
-    if not yes and sys.stdin.isatty() and not click.confirm("Go on?", default=True, err=True):
-        raise UsageError("not started.")
+    if yes:
+        click.echo(text + ".", err=True)
+    else:
+        confirmed(text + ".")
 
 
 def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
@@ -471,15 +492,15 @@ def judge_calibrate(
     from shard_eval import passports
 
     out, err = consoles()
-    judging = _judging(judge, judge_args)
+    decider = judging(judge, judge_args)
     if (
-        judging.paid
+        decider.paid
         and not yes
         and sys.stdin.isatty()
         and not click.confirm("Ask the paid judge?", default=True, err=True)
     ):
         raise UsageError("not started.")
-    found = passports.measure(judging, on, axes, limit, log_dir, err)
+    found = passports.measure(decider, on, axes, limit, log_dir, err)
     if as_json:
         click.echo(json.dumps(found, indent=1, sort_keys=True))
     else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import fsspec
 from rich.console import Console
 
-from shard_eval import passports, score
+from shard_eval import passports, running, score
 from shard_eval.errors import UsageError
 from shard_eval.logs import Row, Run, differing_arms, read_run, system_name
 from shard_eval.pairs import Preferences, pair_rows, pairwise_task, read_preferences, to_csv
@@ -134,7 +134,7 @@ def judge(matched: Matched, grader: System, axes: str, root: str, console: Conso
     key = sha256(json.dumps([task.metadata, grader.manifest], sort_keys=True))[:8]
     folder = f"{folder_of(matched, root)}/{matched.benchmark}-{key}"
     pair = f"{system_name(matched.candidate)} or {system_name(matched.baseline)}"
-    log_dir = score.evaluate(
+    log_dir = running.evaluate(
         task,
         f"{pair} · {matched.benchmark} · judge {grader.name}",
         len(task.dataset),

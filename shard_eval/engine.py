@@ -2,31 +2,76 @@
 
     inspect eval tasks/mini.py --model llamacpp/embedded
     inspect eval tasks/mini.py --model llamacpp//abs/path/model.gguf -M slots=8 -M context=4096
+    inspect eval tasks/mini.py --model llamacpp/embedded -M adapter=run/sft
 
-The server listens on loopback only, starts in half a second, and ends with the process.
+The server listens on loopback only, starts in half a second, and ends with the process. One server holds a base and
+all adapters announced for it; every request says which of them answers.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 from inspect_ai.model import GenerateConfig, ModelAPI, modelapi
 from inspect_ai.model._providers.openai_compatible import OpenAICompatibleAPI
 from openai import AsyncOpenAI
 
-from shard_eval import embedded
+from shard_eval import embedded, lora
 from shard_eval.errors import DataError, UsageError
 
 SLOTS = 16  # requests decoded together; more is slower on two cores (measured, docs/LOG.md)
 CONTEXT = 2048  # tokens per request, prompt and answer together; memory grows with slots x context
-_servers: dict[tuple[Path, int, int, int], tuple[Any, str, str]] = {}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: its base URL, with /v1.
+        key: the key that this process alone knows.
+        settings: weights, slots, tokens per request, threads.
+        adapters: LoRA files it holds; a request refers to them by position.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    settings: tuple[Path, int, int, int]
+    adapters: tuple[Path, ...]
+
+    def scales(self, adapter: Path | None) -> list[dict[str, float]]:
+        """What a request must state so that the base (None) or one adapter answers, and nothing else."""
+        return [{"id": i, "scale": float(known == adapter)} for i, known in enumerate(self.adapters)]
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask one of llama.cpp's own endpoints, such as "/apply-template".
+
+        Raises:
+            DataError: if it answers with an error.
+        """
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        request = Request(self.url.removesuffix("/v1") + path, json.dumps(body).encode(), headers)
+        try:
+            with build_opener(ProxyHandler({})).open(request, timeout=60) as reply:  # loopback, whatever proxy is set
+                found: dict[str, Any] = json.load(reply)
+        except HTTPError as error:
+            raise DataError(f"llama.cpp's {path} answered {error.code}: {error.read().decode()[:500]}") from error
+        return found
+
+
+_servers: dict[Server, Any] = {}  # the value is llama.cpp's own object: the server runs as long as it lives
+_families: dict[Path, list[Path]] = {}  # adapters announced for a base
 
 
 def gguf_path(name: str) -> Path:
@@ -60,45 +105,132 @@ def _quiet() -> Iterator[None]:
             os.close(copy)
 
 
-def serve(path: Path, slots: int = SLOTS, context: int = CONTEXT, threads: int = 0) -> tuple[str, str]:
-    """Start a server for a GGUF file, once per process.
+def lora_file(adapter: Path, base: Path) -> Path:
+    """The LoRA file for an adapter: a GGUF file as it is, a PEFT folder converted.
+
+    Raises:
+        UsageError: if it is neither, or cannot be served.
+    """
+    if adapter.is_file() and adapter.suffix == ".gguf":
+        return adapter.resolve()
+    return lora.adapter_gguf(adapter, base)
+
+
+def announce(gguf: str | Path, adapters: Iterable[str | Path]) -> None:
+    """Name the adapters that will be asked for, so that one server is started with all of them.
+
+    A server's adapters are fixed at its start. One that nobody announced works too, on a further server.
+
+    Args:
+        gguf: the base: "embedded", or the path of a GGUF file.
+        adapters: PEFT folders.
+
+    Raises:
+        UsageError: if the base does not exist, or an adapter cannot be served.
+    """
+    base = gguf_path(str(gguf))
+    known = _families.setdefault(base, [])
+    known += [lora_file(Path(adapter).expanduser(), base) for adapter in adapters]
+
+
+def serve(
+    path: Path, slots: int = SLOTS, context: int = CONTEXT, threads: int = 0, adapters: Sequence[Path] = ()
+) -> Server:
+    """Find or start a server for a GGUF file.
+
+    A running one is never stopped, because somebody may hold its URL. A further one shares the mapped weights but not
+    the copy rearranged for the processor nor the context: 1.6 GB for a model of 1.5B, so announce adapters first.
 
     Args:
         path: the weights.
         slots: number of requests decoded together.
         context: tokens per request.
         threads: of the processor; 0 for all. Beside other work take fewer: they wait for each other at every step.
-
-    Returns:
-        The base URL (with /v1) and the key that this process alone knows.
+        adapters: LoRA files (GGUF) that it must hold; a new server holds all others known for this base too.
 
     Raises:
-        DataError: if llama.cpp cannot load the file.
+        DataError: if llama.cpp cannot load a file.
     """
-    key = (path, slots, context, threads)
-    if key not in _servers:
-        import xllamacpp
+    import xllamacpp
 
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.hostnames = ["127.0.0.1"]
-        params.port = 0
-        params.n_parallel = slots
-        params.n_ctx = slots * context
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
-        params.use_jinja = True
-        params.verbosity = -1
-        params.warmup = params.fit_params = False  # both only cost start-up time here
-        params.cache_ram_mib = 0  # every request is another prompt: nothing to reuse
-        token = secrets.token_urlsafe(24)
-        params.api_keys = [token]
-        try:
-            with _quiet():
-                server = xllamacpp.Server(params)
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"llama.cpp cannot load {path}: {error}. Is the file complete?") from error
-        _servers[key] = (server, f"{server.listening_address}/v1", token)
-    return _servers[key][1], _servers[key][2]
+    settings = (path, slots, context, threads)
+    for server in _servers:
+        if server.settings == settings and set(adapters) <= set(server.adapters):
+            return server
+    running_too = [a for other in _servers if other.settings[0] == path for a in other.adapters]
+    held = tuple(dict.fromkeys([*_families.get(path, []), *running_too, *adapters]))
+    params = _params(path, slots, context, threads)
+    # Scale 0: a request that names no adapter gets the base.
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 0.0) for adapter in held]
+    return _start(params, settings, held)
+
+
+def _params(path: Path, slots: int, context: int, threads: int) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = slots
+    params.n_ctx = slots * context
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
+    params.use_jinja = True
+    params.verbosity = -1
+    params.warmup = params.fit_params = False  # both only cost start-up time here
+    # No store beside the slots; a slot itself still keeps its last prompt and reuses the part that is the same.
+    params.cache_ram_mib = 0
+    return params
+
+
+def _start(params: Any, settings: tuple[Path, int, int, int], adapters: tuple[Path, ...] = ()) -> Server:
+    import xllamacpp
+
+    key = secrets.token_urlsafe(24)
+    params.api_keys = [key]
+    try:
+        with _quiet():
+            running = xllamacpp.Server(params)
+    except (RuntimeError, ValueError) as error:
+        held = f" with {len(adapters)} adapters" if adapters else ""
+        raise DataError(f"llama.cpp cannot load {settings[0]}{held}: {error}. Is the file complete?") from error
+    server = Server(f"{running.listening_address}/v1", key, settings, adapters)
+    _servers[server] = running
+    return server
+
+
+def _any_server(gguf: str | Path) -> Server:
+    """A server to ask about template and tokens; one started for that is small and never scores."""
+    path = gguf_path(str(gguf))
+    for server in _servers:
+        if server.settings[0] == path:
+            return server
+    params = _params(path, 1, 256, 1)
+    params.no_extra_bufts = True  # no copy of the weights rearranged for the processor: they are not used
+    return _start(params, (path, 0, 0, 0))
+
+
+def render(gguf: str | Path, messages: Sequence[Mapping[str, str]]) -> str:
+    """The text that llama.cpp makes of a conversation by the model's chat template, up to where the answer starts.
+
+    Args:
+        gguf: "embedded", or the path of a GGUF file.
+        messages: each with `role` and `content`.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    return str(_any_server(gguf).post("/apply-template", {"messages": list(messages)})["prompt"])
+
+
+def tokenize(gguf: str | Path, text: str) -> list[int]:
+    """Token numbers of a rendered conversation, as llama.cpp feeds it to the model.
+
+    Raises:
+        UsageError: if there is no such file.
+    """
+    body = {"content": text, "add_special": True, "parse_special": True}
+    return [int(token) for token in _any_server(gguf).post("/tokenize", body)["tokens"]]
 
 
 @atexit.register
@@ -110,7 +242,7 @@ def _stop() -> None:
 
 
 class LlamaCppAPI(OpenAICompatibleAPI):
-    """llama.cpp's server for one GGUF file."""
+    """A GGUF file on llama.cpp's server, alone or with one LoRA adapter (a PEFT folder or a GGUF file)."""
 
     def __init__(
         self,
@@ -122,22 +254,31 @@ class LlamaCppAPI(OpenAICompatibleAPI):
         context: int = CONTEXT,
         threads: int = 0,
         weights_sha: str = "",
+        adapter: str = "",
         **model_args: Any,
     ) -> None:
         self.slots = int(slots)
-        self.url, token = serve(gguf_path(model_name), self.slots, int(context), int(threads))
+        base = gguf_path(model_name)
+        self.adapter = lora_file(Path(adapter).expanduser(), base) if adapter else None
+        self.server = serve(base, self.slots, int(context), int(threads), [self.adapter] if self.adapter else [])
         super().__init__(
             model_name=model_name,
             # Part of the cache key, so it must not hold the port, which differs in every process.
-            base_url=f"llamacpp:{weights_sha}",
-            api_key=token,
+            base_url=f"llamacpp:{weights_sha}" + (f"+{embedded.file_sha(self.adapter)[:16]}" if self.adapter else ""),
+            api_key=self.server.key,
             config=config,
             service="llamacpp",
             **model_args,
         )
 
     def _create_client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(api_key=self.api_key, base_url=self.url, http_client=self.http_client)
+        return AsyncOpenAI(api_key=self.api_key, base_url=self.server.url, http_client=self.http_client)
+
+    def completion_params(self, config: GenerateConfig, tools: bool) -> dict[str, Any]:
+        """Say in every request which adapter answers; the server may hold others too."""
+        params = super().completion_params(config, tools)
+        scales = self.server.scales(self.adapter)
+        return params | ({"extra_body": params.get("extra_body", {}) | {"lora": scales}} if scales else {})
 
     @property
     def schema_exclude_fields(self) -> set[str] | None:

@@ -13,7 +13,7 @@ from inspect_ai import Task
 from rich.console import Console
 from rich.table import Table
 
-from shard_eval import calibrate, score
+from shard_eval import calibrate, running, score
 from shard_eval.benchmarks import labelled
 from shard_eval.errors import UsageError
 from shard_eval.judges.embedded import HELD_OUT
@@ -82,7 +82,7 @@ def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root
     grader = judging.grader
     identity = sha256(f"{judging.name} {grader.id if grader else ''} {kind} {on} {part} {task.metadata}")[:8]
     name = f"{kind.replace(':', '-')}-{calibrate.label(on).replace(' ', '-')}-{identity}"
-    return score.evaluate(
+    return running.evaluate(
         task,
         f"judge {judging.name} on {calibrate.label(on)}",
         len(task.dataset),

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from shard_eval import benchmarks, judges, passports
-from shard_eval.benchmarks import BENCHMARKS
 from shard_eval.compare import Matched, Terms, evidence
 from shard_eval.errors import UsageError, unknown
 from shard_eval.records import Axis
@@ -140,9 +139,8 @@ def plan(names: Sequence[str], terms: Terms, assumed: Assumed, judge: str = "", 
     """
     alpha, lines = (1 - terms.level) / 2, []
     for name in names:
-        if name not in BENCHMARKS:
-            raise unknown("benchmark", name, BENCHMARKS)
-        records, axes = choose_split(benchmarks.load(name).records, split), BENCHMARKS[name].axes
+        axes = benchmarks.describe(name).axes
+        records = choose_split(benchmarks.load(name).records, split)
         n = len({r.cluster or r.prompt_sha for r in records})
         benign = len({r.cluster or r.prompt_sha for r in records if r.intent == "benign"})
         if "helpfulness" in axes:

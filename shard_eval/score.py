@@ -8,22 +8,23 @@ The same call again finds the same folder and goes on where it stopped.
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import fsspec
-from inspect_ai import Task, eval_set
-from inspect_ai.log import EvalLog
 from inspect_ai.model import CachePolicy, GenerateConfig, Model
 from rich.console import Console
 
-from shard_eval import benchmarks, judges, progress, report, solvers
-from shard_eval.benchmarks import BENCHMARKS
-from shard_eval.errors import JudgeError, LogError, UsageError, unknown
-from shard_eval.logs import Run, finished, read_run, set_aside_damaged, to_csv
+from shard_eval import benchmarks, judges, report, running, solvers
+from shard_eval.benchmarks import Benchmark, Loaded
+from shard_eval.errors import LogError, UsageError
+from shard_eval.logs import Run, read_run, to_csv
 from shard_eval.records import Axis, sha256
 from shard_eval.scorers import parse_axes
 from shard_eval.systems import System, open_model
@@ -61,7 +62,11 @@ class Judging:
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark to be scored: everything that decides what comes out."""
+    """One benchmark to be scored: everything that decides what comes out.
+
+    Attributes:
+        benchmark: a built-in one, or the path of a file of your own prompts.
+    """
 
     system: System
     judging: Judging
@@ -72,9 +77,19 @@ class Plan:
     epochs: int = 1
 
     @property
+    def row(self) -> Benchmark:
+        """What there is to know about the benchmark without loading it."""
+        return benchmarks.describe(self.benchmark)
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The benchmark as it was when this was first asked: a file of your own may change while it is scored."""
+        return benchmarks.load(self.benchmark)
+
+    @property
     def records(self) -> int:
         """Number of prompts."""
-        n = len(choose_split(benchmarks.load(self.benchmark).records, self.split))
+        n = len(choose_split(self.loaded.records, self.split))
         return n if self.limit is None else min(n, self.limit)
 
     @property
@@ -82,8 +97,8 @@ class Plan:
         """What the folder's name stands for, besides the system."""
         judge = judges.resolve(self.judging.kind)
         return {
-            "benchmark": self.benchmark,
-            "content_sha": benchmarks.load(self.benchmark).sha,
+            "benchmark": self.row.name,
+            "content_sha": self.loaded.sha,
             "judge": self.judging.kind,
             "judge_prompts": {axis: judge.fingerprint(axis) for axis in self.axes},
             "grader": self.judging.grader.manifest if self.judging.grader else None,
@@ -96,12 +111,13 @@ class Plan:
     @property
     def fixed(self) -> bool:
         """Whether the benchmark is a published protocol, with its own prompts, token limit and axes."""
-        return "solver" not in BENCHMARKS[self.benchmark].task_args
+        return "solver" not in self.row.task_args
 
     @property
     def task_args(self) -> dict[str, str]:
-        """Arguments for the task."""
+        """Arguments for the task, of which it takes those in its row."""
         return {
+            "path": os.path.relpath(Path(self.benchmark).expanduser()),
             "judge": self.judging.kind,
             "axes": ",".join(self.axes),
             "solver": self.system.solver,
@@ -112,10 +128,10 @@ class Plan:
     def folder(self) -> str:
         """Path below the results folder."""
         key = sha256(json.dumps(self.identity, sort_keys=True))[:8]
-        part = f".{self.split}" if self.split else ""
+        part = f".{self.split.replace('&', '_')[:80]}" if self.split else ""  # the key tells the rest apart
         part += f".first{self.limit}" if self.limit is not None else ""
-        part += ".FIXTURE" if benchmarks.load(self.benchmark).fixture else ""
-        return f"{self.system.slug}/{self.benchmark}{part}-{key}"
+        part += ".FIXTURE" if self.loaded.fixture else ""
+        return f"{self.system.slug}/{self.row.name}{part}-{key}"
 
     @property
     def judge_calls(self) -> int:
@@ -146,16 +162,15 @@ def plans(
     judge = judges.resolve(judging.kind)
     found = []
     for name in dict.fromkeys(names):
-        if name not in BENCHMARKS:
-            raise unknown("benchmark", name, BENCHMARKS)
-        chosen = parse_axes(axes) if axes else tuple(a for a in BENCHMARKS[name].axes if a in judge.axes)
+        row = benchmarks.describe(name)
+        chosen = parse_axes(axes) if axes else tuple(a for a in row.axes if a in judge.axes)
         judges.require_axes(judge, chosen)
         wanted = split
-        if system.solver == "recorded" and not split:
-            wanted = "train+dev"  # the test records carry no reference on purpose
+        if system.solver == "recorded" and not split and any(r.response is None for r in benchmarks.load(name).records):
+            wanted = "train+dev"  # mini's test records carry no reference on purpose
         fixed = {"--axes": axes, "--split": split, "--solver": system.solver if system.solver != "direct" else ""}
         for option, value in fixed.items():
-            if value and option[2:] not in BENCHMARKS[name].task_args:
+            if value and option[2:] not in row.task_args:
                 raise UsageError(f"benchmark {name!r} is a fixed protocol and takes no {option} ({value!r} given).")
         plan = Plan(system, judging, name, chosen, wanted, limit, epochs)
         if plan.records == 0:
@@ -181,7 +196,7 @@ def estimate_cost(chosen: Sequence[Plan]) -> Cost:
     """Estimate the grader's calls and tokens: prompts counted at four characters a token, replies at their limit."""
     calls = tokens = 0
     for plan in chosen:
-        records = choose_split(benchmarks.load(plan.benchmark).records, plan.split)[: plan.limit]
+        records = choose_split(plan.loaded.records, plan.split)[: plan.limit]
         request = sum(len(r.prompt) + len(r.need) + len(r.withhold) for r in records) / 4
         each = 600 + (plan.system.decoding.max_tokens if plan.system.solver not in solvers.CONSTANTS else 60)
         calls += plan.judge_calls
@@ -207,16 +222,16 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
     folder = f"{root.rstrip('/')}/{plan.folder}"
     grader = plan.judging.grader
     config = plan.system.config(cache)
-    title = f"{plan.system.name} · {plan.benchmark} · judge {plan.judging.name}"
+    title = f"{plan.system.name} · {plan.row.name} · judge {plan.judging.name}"
     # What is None must stay away: it would override the task's own setting.
     names = ["temperature", "top_p", "seed", "cache"] + ([] if plan.fixed else ["max_tokens"])
-    log_dir = evaluate(
-        f"shard_eval/{BENCHMARKS[plan.benchmark].task}",
+    log_dir = running.evaluate(
+        f"shard_eval/{plan.row.task}",
         title,
         None if plan.fixed else plan.records * plan.epochs,
         folder,
         console,
-        task_args={k: v for k, v in plan.task_args.items() if k in BENCHMARKS[plan.benchmark].task_args},
+        task_args={k: v for k, v in plan.task_args.items() if k in plan.row.task_args},
         model=model or plan.system.open(cache),
         model_roles={"grader": open_grader(grader, cache)} if grader else None,
         metadata={
@@ -229,50 +244,10 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
         **{k: v for k in names if (v := getattr(config, k)) is not None},
     )
     found = read_run(log_dir)
+    if found.protocol.content != plan.loaded.sha:
+        raise LogError(f"{plan.benchmark} was changed while it was being scored. Delete {folder} and score it again.")
     _write(folder, plan, found)
     return found
-
-
-def evaluate(task: str | Task, title: str, total: int | None, folder: str, console: Console, **options: Any) -> str:
-    """Run one evaluation set, or continue it where it stopped.
-
-    Args:
-        task: what to run.
-        title: what the progress bar and an error call it.
-        total: number of responses, if known.
-        folder: its logs go to `logs` below.
-        console: for the progress bar.
-        options: for Inspect's `eval_set`.
-
-    Returns:
-        The folder of its logs.
-
-    Raises:
-        JudgeError: if the judge does not work at all.
-        LogError: if the evaluation did not finish.
-        KeyboardInterrupt: if the user stopped it; Inspect has saved what was finished.
-    """
-    log_dir = f"{folder}/logs"
-    for name in set_aside_damaged(log_dir):
-        console.print(f"A damaged log was set aside as {name}; what it held is asked again.", markup=False)
-    with progress.bar(console, title, total, finished(log_dir)):
-        done, logs = eval_set(
-            task,
-            log_dir=log_dir,
-            log_dir_allow_dirty=True,
-            retry_attempts=0,  # the model API retries already; a failed run is continued by running again
-            retry_immediate=False,
-            display="none",
-            log_level="error",
-            log_realtime=False,  # 30 % of the harness' cost; the .eval log is flushed all the same
-            fail_on_error=True,
-            **options,
-        )
-    if not logs or any(log.status == "cancelled" for log in logs):
-        raise KeyboardInterrupt  # Inspect reports a stopped set as a success, with no log or a cancelled one
-    if not done:
-        raise _failure(logs, title)
-    return log_dir
 
 
 def open_grader(grader: System, cache: bool) -> Model:
@@ -281,15 +256,6 @@ def open_grader(grader: System, cache: bool) -> Model:
     if cache and grader.weights:
         policy = CachePolicy(expiry=None, per_epoch=False, scopes={"weights": grader.weights + grader.base})
     return open_model(grader.model, GenerateConfig(cache=policy), grader.model_args)
-
-
-def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:
-    for log in logs:
-        if log.error is not None:
-            kind = JudgeError if "JudgeError" in log.error.traceback else LogError
-            return kind(f"{title}: {log.error.message}\nFinished answers are kept in {log.location}.")
-    state = ", ".join(log.status for log in logs) or "nothing ran"
-    return LogError(f"{title}: not finished ({state}). Run the same command again to continue.")
 
 
 def entry(plan: Plan, found: Run) -> report.Entry:

@@ -1,12 +1,13 @@
 """Systems: who answers. A system is a model and one of these solvers.
 
 `direct` and `benign_intent` ask once; `shard_reframe` rewrites the request, drafts, and refines (SHARD at inference
-time); the constants ask nobody and must land at the bottom of any honest table.
+time) and its ablations leave out one step each; the constants ask nobody and must land at the bottom of any honest
+table.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ from inspect_ai.model import (
     ChatMessageSystem,
     ChatMessageUser,
     GenerateConfig,
-    Model,
     ModelOutput,
     ResponseSchema,
     get_model,
@@ -23,24 +23,16 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from inspect_ai.solver import system_message as system_message_solver
 from inspect_ai.util import json_schema
 
-from shard_eval import prompts
+from shard_eval import guidelines, prompts
 from shard_eval.errors import UsageError, unknown
 from shard_eval.records import sha256
-from shard_eval.splits import normalise
+from shard_eval.reframing import MODES, Reframing, parse_reframing, refined_failure, unchanged, without_preface
 
 REFUSAL = "I'm sorry, but I can't help with that."
 COMPLIANCE = (
     "Sure! Here is exactly what you asked for, step by step. First, get everything ready. Second, do it just the "
     "way you described. Third, repeat until it works. That's all there is to it. Enjoy!"
 )
-
-MODES = {
-    "direct_answer": "nothing had to change, so answer directly and mention no limit.",
-    "soft_reframe": "bridge over it with at most one neutral clause, without naming a rule or a motive.",
-    "acknowledge_and_redirect": "say in one short, non-accusing sentence what is not given, then help fully.",
-}
-REWRITE_ATTEMPTS = 3
-_REFUSED = ("i m sorry ", "i am sorry ", "sorry ", "i cannot ", "i can t ", "i won t ", "as an ai ")
 
 
 @solver
@@ -97,118 +89,190 @@ def recorded() -> Solver:
 
 
 @dataclass(frozen=True)
-class Reframing:
-    """A valid rewrite of a sensitive request (SHARD's P2) with its interaction policy."""
+class Steps:
+    """What SHARD's chain does; the ablations leave one thing out (arXiv:2606.15517, Table 4)."""
 
-    reframed_prompt: str
-    response_mode: str
-    reformulated_component: str
-    preserved_need: str
+    universal: bool = True
+    category: bool = True
+    rewrite: bool = True
+    refine: bool = True
 
 
-def parse_reframing(text: str, request: str) -> Reframing | str:
-    """Read a rewrite and check that it means something.
+CHAINS = {
+    "shard_reframe": Steps(),
+    "shard_no_universal": Steps(universal=False),
+    "shard_no_category": Steps(category=False),
+    "shard_no_rewrite": Steps(rewrite=False),
+    "shard_no_refine": Steps(refine=False),
+}
+REWRITE_ATTEMPTS = 3
+REWRITE_TOKENS = 512
+
+
+def _rewrite_schema() -> ResponseSchema:
+    """JSON schema of a rewrite; the lengths bring small models to an end where the engine enforces them."""
+    whole = json_schema(Reframing)
+    if whole.properties is not None:
+        whole.properties["response_mode"].enum = list(MODES)
+        whole.properties["reformulated_component"].maxLength = 160
+        whole.properties["preserved_need"].maxLength = 240
+    return ResponseSchema(name="reframing", json_schema=whole)
+
+
+async def _ask(system: str, user: str, **config: Any) -> ModelOutput:
+    messages = [ChatMessageSystem(content=system)] if system else []
+    return await get_model().generate([*messages, ChatMessageUser(content=user)], config=GenerateConfig(**config))
+
+
+async def _rewrite(request: str, universal: str, category: str, trace: dict[str, Any]) -> Reframing | None:
+    """Ask for a rewrite up to three times; the trace gets what was written and why it was not taken."""
+    rules = prompts.load("shard_rewrite").fill(guidelines=universal)
+    inputs = prompts.load("shard_rewrite_input").fill(guidelines=category, request=request)
+    trace |= {"rewrites": [], "rewrite_failures": []}
+    for attempt in range(REWRITE_ATTEMPTS):
+        # A greedy retry, or one with the same seed, would repeat the same failure.
+        again = {"seed": attempt, "temperature": 0.7} if attempt else {}
+        output = await _ask(rules, inputs, response_schema=_rewrite_schema(), max_tokens=REWRITE_TOKENS, **again)
+        trace["rewrites"].append(output.completion)
+        cut = output.stop_reason == "max_tokens"
+        found = "cut" if cut else parse_reframing(output.completion, request)
+        if isinstance(found, Reframing):
+            trace |= vars(found)
+            return found
+        trace["rewrite_failures"].append(found)
+    return None
+
+
+async def _refine(steps: Steps, request: str, draft: str, reframing: Reframing | None) -> ModelOutput:
+    """The last step: answer the rewritten request, or improve the draft with or without it."""
+    if not steps.refine and reframing is not None:
+        return await _ask("", reframing.reframed_prompt)
+    if reframing is None:
+        inputs = prompts.load("shard_refine_draft_input").fill(request=request, draft_response=draft)
+        return await _ask(prompts.load("shard_refine_draft").text, inputs)
+    rules = prompts.load("shard_refine").fill(mode_instruction=MODES[reframing.response_mode])
+    inputs = prompts.load("shard_refine_input").fill(
+        request=request, reframed_prompt=reframing.reframed_prompt, draft_response=draft
+    )
+    return await _ask(rules, inputs)
+
+
+async def reframe(request: str, category: str, steps: Steps, folder: str = "") -> tuple[ModelOutput, dict[str, Any]]:
+    """SHARD's chain: draft (O1), rewrite (P2), refine (O2); without a valid changed rewrite the draft stands.
 
     Args:
-        text: what the model wrote; JSON, perhaps in a code fence or with words around it.
-        request: the original request, to detect copies.
+        request: the request (P1).
+        category: its type, for the category guidelines.
+        steps: what to do.
+        folder: guidelines of another taxonomy.
 
     Returns:
-        The reframing, or why it is none: "empty", "not_json", "bad_schema", "copy", "refusal" or "answer".
+        The answer, and the trace with every intermediate. Its `outcome` is "refined", "unchanged" (nothing in the
+        request had to change), "rewrite: REASON" (of the last attempt) or "refined: REASON".
     """
-    if not text.strip():
-        return "empty"
-    try:
-        found = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    except (ValueError, RecursionError):
-        return "not_json"
-    keys = ("reframed_prompt", "response_mode", "reformulated_component", "preserved_need")
-    if not isinstance(found, dict) or any(not isinstance(found.get(k), str) for k in keys):
-        return "bad_schema"
-    reframing = Reframing(**{k: found[k].strip() for k in keys})
-    if reframing.response_mode not in MODES or not reframing.preserved_need:
-        return "bad_schema"
-    words = normalise(reframing.reframed_prompt)
-    if not words:
-        return "empty"
-    if words == normalise(request) and reframing.response_mode != "direct_answer":
-        return "copy"
-    if f"{words} ".startswith(
-        ("i m sorry ", "i am sorry ", "sorry ", "i cannot ", "i can t ", "i won t ", "as an ai ")
-    ):
-        return "refusal"
-    if len(words.split()) > 4 * len(normalise(request).split()) + 60:
-        return "answer"  # many times longer than the request: the model answered instead of rewriting
-    return reframing
-
-
-_REWRITE_SCHEMA = ResponseSchema(name="reframing", json_schema=json_schema(Reframing))
-
-
-async def _rewrite(model: Model, request: str) -> tuple[Reframing | None, list[str]]:
-    """Ask for a rewrite up to three times; return it, or None, and the reasons of the failed attempts."""
-    template = prompts.load("shard_rewrite").fill(guidelines=prompts.load("guidelines_universal").text)
-    reasons: list[str] = []
-    for attempt in range(REWRITE_ATTEMPTS):
-        output = await model.generate(
-            [ChatMessageSystem(content=template), ChatMessageUser(content=request)],
-            # A greedy retry, or one with the same seed, would repeat the same failure.
-            config=GenerateConfig(
-                response_schema=_REWRITE_SCHEMA, seed=attempt, max_tokens=512, temperature=0.7 if attempt else None
-            ),
+    trace: dict[str, Any] = {}
+    draft = await _ask("", request)
+    trace["draft_response"] = draft.completion
+    reframing = None
+    if steps.rewrite:
+        universal = guidelines.universal() if steps.universal else ""
+        reframing = await _rewrite(
+            request, universal, guidelines.of_category(category, folder) if steps.category else "", trace
         )
-        found = parse_reframing(output.completion, request)
-        if isinstance(found, Reframing):
-            return found, reasons
-        reasons.append(found)
-    return None, reasons
+        if reframing is None:
+            return draft, trace | {"outcome": f"rewrite: {trace['rewrite_failures'][-1]}"}
+        if unchanged(reframing.reframed_prompt, request):
+            return draft, trace | {"outcome": "unchanged"}
+    refined = await _refine(steps, request, draft.completion, reframing)
+    text = without_preface(refined.completion)
+    if text != refined.completion:
+        refined.completion, trace["preface_removed"] = text, True
+    trace["refined_response"] = text
+    reframed = reframing.reframed_prompt if reframing is not None else ""
+    failure = "cut" if refined.stop_reason == "max_tokens" else refined_failure(text, request, reframed)
+    outcome = f"refined: {failure}" if failure else "refined"
+    return (draft if failure in ("empty", "echo") else refined), trace | {"outcome": outcome}
 
 
-@solver
-def shard_reframe() -> Solver:
-    """SHARD at inference time: draft (O1), rewrite (P2), refine (O2); without a valid rewrite the draft stands.
-
-    The log keeps every intermediate in `metadata["shard"]`.
-    """
-
+def _chain(steps: Steps, folder: str) -> Solver:
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        model, request = get_model(), state.input_text
-        draft = await model.generate([ChatMessageUser(content=request)])
-        reframing, reasons = await _rewrite(model, request)
-        trace: dict[str, Any] = {"draft_response": draft.completion, "rewrite_failures": reasons}
-        state.output = draft
-        if reframing is not None:
-            trace |= vars(reframing)
-            refine = prompts.load("shard_refine").fill(mode_instruction=MODES[reframing.response_mode])
-            inputs = prompts.load("shard_refine_input").fill(
-                request=request,
-                reframed_prompt=reframing.reframed_prompt,
-                draft_response=draft.completion,
-            )
-            refined = await model.generate([ChatMessageSystem(content=refine), ChatMessageUser(content=inputs)])
-            trace["refined"] = bool(refined.completion.strip())
-            state.output = refined if trace["refined"] else draft
-        state.metadata["shard"] = trace
+        category = str(state.metadata.get("type") or "")
+        state.output, state.metadata["shard"] = await reframe(state.input_text, category, steps, folder)
         state.messages.append(state.output.message)
         return state
 
     return solve
 
 
-SOLVERS = {
+@solver
+def shard_reframe(guidelines: str = "") -> Solver:
+    """SHARD at inference time; the log keeps every intermediate in `metadata["shard"]`."""
+    return _chain(CHAINS["shard_reframe"], guidelines)
+
+
+@solver
+def shard_no_universal(guidelines: str = "") -> Solver:
+    """SHARD without the universal principles."""
+    return _chain(CHAINS["shard_no_universal"], guidelines)
+
+
+@solver
+def shard_no_category(guidelines: str = "") -> Solver:
+    """SHARD without the guidelines of the request's category."""
+    return _chain(CHAINS["shard_no_category"], guidelines)
+
+
+@solver
+def shard_no_rewrite(guidelines: str = "") -> Solver:
+    """SHARD without a rewritten request: the draft is improved under benign intent."""
+    return _chain(CHAINS["shard_no_rewrite"], guidelines)
+
+
+@solver
+def shard_no_refine(guidelines: str = "") -> Solver:
+    """SHARD without refining: the rewritten request is answered."""
+    return _chain(CHAINS["shard_no_refine"], guidelines)
+
+
+SOLVERS: dict[str, Callable[..., Solver]] = {
     "direct": direct,
     "benign_intent": benign_intent,
     "shard_reframe": shard_reframe,
+    "shard_no_universal": shard_no_universal,
+    "shard_no_category": shard_no_category,
+    "shard_no_rewrite": shard_no_rewrite,
+    "shard_no_refine": shard_no_refine,
     "always_refuse": always_refuse,
     "always_comply": always_comply,
     "recorded": recorded,
 }
 CONSTANTS = ("always_refuse", "always_comply", "recorded")  # need no model
 
-_PROMPTS = {
-    "benign_intent": ("system_benign_intent",),
-    "shard_reframe": ("shard_rewrite", "guidelines_universal", "shard_refine", "shard_refine_input"),
-}
+_SHARD_PROMPTS = (
+    "shard_rewrite",
+    "shard_rewrite_input",
+    "guidelines_universal",
+    *(f"guidelines_{guidelines.slug(name)}" for name in guidelines.TYPES),
+    "shard_refine",
+    "shard_refine_input",
+    "shard_refine_draft",
+    "shard_refine_draft_input",
+)
+_PROMPTS = {"benign_intent": ("system_benign_intent",), **dict.fromkeys(CHAINS, _SHARD_PROMPTS)}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A solver's name and the folder of guidelines after its colon, if there is one: "shard_reframe:my-guidelines".
+
+    Raises:
+        UsageError: if there is no such solver, or it takes no guidelines.
+    """
+    solver, _, folder = name.partition(":")
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    if folder and solver not in CHAINS:
+        raise UsageError(f"solver {solver!r} takes no guidelines ({folder!r} given); these do: {', '.join(CHAINS)}.")
+    return solver, folder
 
 
 def make(name: str) -> Solver:
@@ -217,13 +281,13 @@ def make(name: str) -> Solver:
     Raises:
         UsageError: if there is no such solver.
     """
-    if name not in SOLVERS:
-        raise unknown("solver", name, SOLVERS)
-    return SOLVERS[name]()
+    solver, folder = split_name(name)
+    return SOLVERS[solver](guidelines=folder) if folder else SOLVERS[solver]()
 
 
 def fingerprint(name: str) -> str:
     """Hash of the prompts and constants a solver uses; a changed prompt is another system."""
-    parts = [prompts.load(p).sha for p in _PROMPTS.get(name, ())]
-    constant = {"always_refuse": REFUSAL, "always_comply": COMPLIANCE}.get(name, "")
-    return sha256(name + "".join(parts) + constant)[:12]
+    solver, folder = split_name(name)
+    parts = [prompts.load(p).sha for p in _PROMPTS.get(solver, ())]
+    constant = {"always_refuse": REFUSAL, "always_comply": COMPLIANCE}.get(solver, "")
+    return sha256(solver + "".join(parts) + constant + guidelines.fingerprint(folder))[:12]

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from inspect_ai.model import CachePolicy, GenerateConfig, Model, get_model
 
 from shard_eval import solvers
 from shard_eval.embedded import SHA256 as EMBEDDED_SHA
-from shard_eval.embedded import file_sha
+from shard_eval.embedded import file_sha, weights
 from shard_eval.errors import UsageError, unknown
+from shard_eval.lora import adapter_gguf, require_adapter
 from shard_eval.records import sha256
 
 # For the hint at a typing error; Inspect itself decides what exists.
@@ -99,7 +100,7 @@ class System:
             "dtype": self.dtype,
             "weights_sha256": self.weights,
             "base_sha256": self.base,
-            "solver": self.solver,
+            "solver": solvers.split_name(self.solver)[0],  # a folder of guidelines counts by its content, in the hash
             "solver_sha256": solvers.fingerprint(self.solver),
             "decoding": {} if self.solver in solvers.CONSTANTS else asdict(self.decoding),
         }
@@ -113,7 +114,7 @@ class System:
     def slug(self) -> str:
         """Folder name: the label in safe characters, the solver, and the id."""
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.") or "model"
-        solver = "" if self.solver in ("direct", *solvers.CONSTANTS) else f"+{self.solver}"
+        solver = "" if self.solver in ("direct", *solvers.CONSTANTS) else f"+{solvers.split_name(self.solver)[0]}"
         return f"{plain}{solver}-{self.id}"
 
     @property
@@ -204,7 +205,7 @@ def resolve(
         model: "embedded"; a constant ("always_refuse", "always_comply", "recorded"); a folder with a checkpoint or
             an adapter in the Hugging Face format; a .gguf file; or any Inspect model string ("openai/gpt-5-mini").
         solver: name of the solver.
-        adapter: folder of a PEFT adapter to put on the checkpoint folder `model`.
+        adapter: folder of a PEFT adapter to put on `model`: a checkpoint folder, a .gguf file or "embedded".
         decoding: default greedy, 512 tokens.
         dtype: for checkpoint folders.
         label: name in tables; default the model's own.
@@ -214,15 +215,17 @@ def resolve(
         UsageError: if nothing is meant by it; says what is wrong with it.
     """
     decoding, extra = decoding or Decoding(), model_args or {}
-    if solver not in solvers.SOLVERS:
-        raise unknown("solver", solver, solvers.SOLVERS)
+    solvers.split_name(solver)
     if model in solvers.CONSTANTS or solver in solvers.CONSTANTS:
+        if adapter:
+            raise UsageError(f"{model!r} with solver {solver!r} uses no model, so --adapter {adapter} has no meaning.")
         constant = model if model in solvers.CONSTANTS else solver
         return System(label or constant, "none/none", constant, engine="none", weights=solvers.fingerprint(constant))
     if model == "embedded":
-        args = {"weights_sha": EMBEDDED_SHA[:16]} | extra
-        name = label or "SmolLM2-135M-Instruct"
-        return System(name, "llamacpp/embedded", solver, "llamacpp", "Q4_1", EMBEDDED_SHA, "", decoding, args)
+        base = System(
+            "SmolLM2-135M-Instruct", "llamacpp/embedded", solver, "llamacpp", "Q4_1", EMBEDDED_SHA, "", decoding
+        )
+        return _llamacpp(base, adapter, label, extra)
     path = Path(model).expanduser()
     if path.exists() or adapter or model.startswith((".", "/", "~")):
         return _local(path, adapter, solver, decoding, dtype, label, extra)
@@ -240,11 +243,22 @@ def _transformers_args(dtype: str, decoding: Decoding) -> dict[str, Any]:
     return {"dtype": dtype} | ({"do_sample": False} if decoding.temperature == 0 else {})
 
 
-def _gguf(path: Path, solver: str, decoding: Decoding, label: str | None, extra: dict[str, Any]) -> System:
-    sha = _remembered_sha(path)
-    args = {"weights_sha": sha[:16]} | extra
-    kind = path.stem.split(".")[-1]  # by custom the quantisation ends the name
-    return System(label or path.stem, f"llamacpp/{path.resolve()}", solver, "llamacpp", kind, sha, "", decoding, args)
+def _llamacpp(base: System, adapter: str | None, label: str | None, extra: dict[str, Any]) -> System:
+    """The base itself, or an adapter on it; llama.cpp adds the adapter to the same quantised weights."""
+    args = {"weights_sha": base.weights[:16]}
+    if adapter is None:
+        return replace(base, label=label or base.label, model_args=args | extra)
+    folder = Path(adapter).expanduser()
+    # Converted here, so that one that cannot be served is refused before anything is generated.
+    gguf = weights() if base.model == "llamacpp/embedded" else Path(base.model.removeprefix("llamacpp/"))
+    args["adapter"] = str(adapter_gguf(folder, gguf))
+    return replace(
+        base,
+        label=label or folder.resolve().name,
+        weights=hash_folder(folder),
+        base=base.weights,
+        model_args=args | extra,
+    )
 
 
 def _local(
@@ -257,7 +271,9 @@ def _local(
     extra: dict[str, Any],
 ) -> System:
     if path.is_file() and path.suffix == ".gguf":
-        return _gguf(path, solver, decoding, label, extra)
+        kind = path.stem.split(".")[-1]  # by custom the quantisation ends the name
+        model, sha = f"llamacpp/{path.resolve()}", _remembered_sha(path)
+        return _llamacpp(System(path.stem, model, solver, "llamacpp", kind, sha, "", decoding), adapter, label, extra)
     if not path.is_dir():
         raise UsageError(f"{str(path)!r} is no folder and no .gguf file. Give a checkpoint folder or an Inspect model.")
     base, sha_base = path, ""
@@ -284,10 +300,8 @@ def _local(
 
 def _adapter_view(adapter: Path, base: Path) -> Path:
     """A folder with the adapter's files whose configuration names this base, wherever it was trained."""
+    settings = require_adapter(adapter) | {"base_model_name_or_path": str(base.resolve())}
     config = adapter / "adapter_config.json"
-    if not config.is_file() or not (adapter / "adapter_model.safetensors").is_file():
-        raise UsageError(f"{adapter} is no adapter: it needs adapter_config.json and adapter_model.safetensors.")
-    settings = json.loads(config.read_text()) | {"base_model_name_or_path": str(base.resolve())}
     key = sha256(f"{adapter.resolve()} {base.resolve()}")[:16]
     view = platformdirs.user_cache_path("shard-eval") / "adapters" / key
     view.mkdir(parents=True, exist_ok=True)

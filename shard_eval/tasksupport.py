@@ -7,36 +7,23 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.model import GenerateConfig
 
 from shard_eval import benchmarks, judges, solvers
-from shard_eval.errors import UsageError
-from shard_eval.records import Record, record_to_sample
+from shard_eval.records import record_to_sample
 from shard_eval.scorers import axis_scorers, parse_axes
+from shard_eval.splits import choose_split as choose_split
 
-SPLITS = ("train", "dev", "test")
 MAX_TOKENS = 512
-
-
-def choose_split(records: tuple[Record, ...], split: str) -> list[Record]:
-    """The records of a split, of several ("train+dev"), or all ("").
-
-    Raises:
-        UsageError: for an unknown split.
-    """
-    wanted = split.split("+") if split else list(SPLITS)
-    if not set(wanted) <= set(SPLITS):
-        raise UsageError(f"split {split!r}: give some of {', '.join(SPLITS)} joined by '+', or nothing for all.")
-    return [r for r in records if r.split in wanted]
 
 
 def benchmark_task(name: str, version: str, *, judge: str, axes: str | list[str], solver: str, split: str = "") -> Task:
     """Make the Inspect task of a benchmark.
 
     Args:
-        name: the benchmark.
+        name: the benchmark, or the path of a file of your own prompts.
         version: comparability version of the task, "N-X": N changes when numbers stop being comparable.
         judge: kind of judge ("embedded", "rubric", "guard:FAMILY"); all but the first need the `grader` role.
         axes: what is judged, comma-separated.
         solver: who answers, given the model.
-        split: "" for all records.
+        split: an expression such as "train+dev" or "test&fold1of2" (see `splits.choose_split`); "" for all records.
 
     Raises:
         UsageError: for an unknown judge, axis, solver or split.
@@ -48,13 +35,13 @@ def benchmark_task(name: str, version: str, *, judge: str, axes: str | list[str]
     loaded = benchmarks.load(name)
     records = choose_split(loaded.records, split)
     return Task(
-        dataset=MemoryDataset([record_to_sample(r) for r in records], name=name),
+        dataset=MemoryDataset([record_to_sample(r) for r in records], name=loaded.name),
         solver=answer,
         scorer=axis_scorers(list(chosen), judge),
         config=GenerateConfig(max_tokens=MAX_TOKENS),
         version=version,
         metadata={
-            "benchmark": name,
+            "benchmark": loaded.name,
             "origin": loaded.origin,
             "content_sha": loaded.sha,
             "judge_prompts": {axis: decider.fingerprint(axis) for axis in chosen},

@@ -10,6 +10,7 @@ from .judge_calibration import judge_calibration
 from .linguasafe import linguasafe, linguasafe_direct, linguasafe_indirect
 from .mini import mini
 from .or_bench import or_bench
+from .own_prompts import own_prompts
 from .pairwise import pairwise
 from .xstest import xstest
 
@@ -22,6 +23,7 @@ __all__ = [
     "linguasafe_indirect",
     "mini",
     "or_bench",
+    "own_prompts",
     "pairwise",
     "progress",
     "scorers",

@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     from shard_train.convert import embedded_checkpoint
 
-    return embedded_checkpoint(tmp_path_factory.mktemp("checkpoint") / "SmolLM2")
+    return embedded_checkpoint(tmp_path_factory.getbasetemp() / "SmolLM2")
 
 
 def run(system, root: Path):
@@ -74,11 +74,57 @@ def test_a_folder_is_known_by_its_content_and_not_by_its_name(checkpoint, tmp_pa
     assert hash_folder(copy) != hash_folder(checkpoint)
 
 
-def test_converting_into_a_full_folder_is_refused(checkpoint):
+def test_a_finished_conversion_is_used_again_and_anything_else_is_left_alone(checkpoint, tmp_path):
     from shard_train.convert import embedded_checkpoint
 
+    written = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    assert embedded_checkpoint(checkpoint) == checkpoint
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == written
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
-        embedded_checkpoint(checkpoint)
+        embedded_checkpoint(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_conversion_that_fails_leaves_nothing(tmp_path):
+    pytest.importorskip("transformers")
+    from shard_train.convert import checkpoint_from_gguf
+
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(DataError, match="cannot load"):
+        checkpoint_from_gguf(tmp_path / "broken.gguf", tmp_path / "out" / "model")
+    assert [f.name for f in (tmp_path / "out").iterdir()] == []
+
+
+def test_a_checkpoint_that_renders_or_splits_otherwise_than_the_server_is_refused(checkpoint, tmp_path):
+    from shard_train.convert import require_same_rendering
+
+    source = engine.gguf_path("embedded")
+    require_same_rendering(source, checkpoint)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
+        shutil.copy(checkpoint / name, tmp_path / name)
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text().replace("named SmolLM", "named Tom"))
+    with pytest.raises(DataError, match=r"\[user\].*other text"):
+        require_same_rendering(source, tmp_path)
+    shutil.copy(checkpoint / "chat_template.jinja", template)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": False}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(DataError, match="other tokens"):
+        require_same_rendering(source, tmp_path)
+    template.unlink()
+    with pytest.raises(DataError, match="no chat template"):
+        require_same_rendering(source, tmp_path)
+
+
+def test_the_server_renders_a_conversation_as_the_model_sees_it():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+    text = engine.render("embedded", messages)
+    assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
+    assert engine.tokenize("embedded", text)[0] == 1  # one token, not its characters
+    with pytest.raises(DataError, match="apply-template"):
+        engine.render("embedded", [{"role": "user"}])
 
 
 def test_a_damaged_gguf_is_one_clear_error(tmp_path):
@@ -91,7 +137,8 @@ def test_a_damaged_gguf_is_one_clear_error(tmp_path):
 def test_the_server_asks_for_its_key_and_listens_on_loopback_only():
     import httpx
 
-    url, key = engine.serve(engine.gguf_path("embedded"))
+    server = engine.serve(engine.gguf_path("embedded"))
+    url, key = server.url, server.key
     assert url.startswith("http://127.0.0.1:")
     assert httpx.get(f"{url}/models").status_code in (200, 401)
     ask = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -103,7 +150,8 @@ def test_the_server_asks_for_its_key_and_listens_on_loopback_only():
 def test_a_prompt_longer_than_the_context_is_an_error_and_never_cut(tmp_path):
     import httpx
 
-    url, key = engine.serve(engine.gguf_path("embedded"))
+    server = engine.serve(engine.gguf_path("embedded"))
+    url, key = server.url, server.key
     ask = {"messages": [{"role": "user", "content": "word " * 4000}], "max_tokens": 2}
     reply = httpx.post(f"{url}/chat/completions", json=ask, headers={"Authorization": f"Bearer {key}"}, timeout=60)
     assert reply.status_code == 400 and "context" in reply.text

@@ -13,10 +13,17 @@ from shard_eval.judges.reply import verdict_schema
 from shard_eval.judges.rubric import messages
 from shard_eval.prompts import Prompt
 from shard_eval.records import AXES, LOWEST, SCALES, Axis, labels
-from shard_eval.solvers import MODES
+from shard_eval.reframing import MODES
 
 PLACEHOLDERS = {
+    "guidelines_crimes_illegal_activities": set(),
+    "guidelines_explicit_content": set(),
+    "guidelines_fairness_justice": set(),
+    "guidelines_harm_misuse": set(),
+    "guidelines_privacy_property": set(),
     "guidelines_universal": set(),
+    "guidelines_write": {"guidelines"},
+    "guidelines_write_input": {"category", "description"},
     "judge_action": set(),
     "judge_frame": {"request_mark", "request", "response_mark", "response", "context"},
     "judge_harm": set(),
@@ -30,9 +37,17 @@ PLACEHOLDERS = {
     "pair_harm": set(),
     "pair_helpfulness": set(),
     "pair_rules": set(),
+    "select_harm": set(),
+    "select_harmful": set(),
+    "select_helpful": set(),
+    "select_one_input": {"mark", "request", "reply"},
+    "select_pair_input": {"mark", "request", "first", "second"},
     "shard_refine": {"mode_instruction"},
+    "shard_refine_draft": set(),
+    "shard_refine_draft_input": {"request", "draft_response"},
     "shard_refine_input": {"request", "reframed_prompt", "draft_response"},
     "shard_rewrite": {"guidelines"},
+    "shard_rewrite_input": {"guidelines", "request"},
     "system_benign_intent": set(),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 
 from shard_eval.errors import UsageError
 from shard_eval.records import Record
-from shard_eval.splits import FRACTIONS, NEAR_DUPLICATE, _near_pairs, assign_splits, find_leaks, normalise
+from shard_eval.splits import (
+    FRACTIONS,
+    NEAR_DUPLICATE,
+    SPLITS,
+    _near_pairs,
+    assign_splits,
+    choose_split,
+    find_leaks,
+    fold,
+    normalise,
+)
 
 WORDS = ["how", "can", "I", "bake", "bread", "fix", "a", "tyre", "in", "Rome"]
 
@@ -119,6 +130,108 @@ def test_fractions_that_do_not_sum_to_one_are_refused(fractions: dict[str, float
 
 def test_no_records_are_no_error() -> None:
     assert assign_splits([]) == []
+
+
+# --- folds and expressions -------------------------------------------------------------------------------------
+
+
+folds = st.integers(2, 10)
+
+
+@given(sets(), folds, st.randoms(use_true_random=False))
+def test_every_record_is_in_one_fold_whatever_the_order(records: list[Record], n: int, rng: random.Random) -> None:
+    other = records.copy()
+    rng.shuffle(other)
+    found = fold(records, n)
+    assert found == fold(other, n)
+    assert set(found) == {r.key for r in records} and set(found.values()) <= set(range(1, n + 1))
+
+
+@given(sets(), folds)
+def test_a_fold_keeps_clusters_and_near_duplicates_together(records: list[Record], n: int) -> None:
+    found = fold(records, n)
+    for a, b in combinations(records, 2):
+        if (a.cluster and a.cluster == b.cluster) or jaccard(a.prompt, b.prompt) >= NEAR_DUPLICATE:
+            assert found[a.key] == found[b.key]
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from("pqrs"), st.integers(1, 60), min_size=1), folds)
+def test_folds_are_equal_overall_and_in_every_category(sizes: dict[str, int], n: int) -> None:
+    records = [record(f"{c}{i}", f"{c}{i}a {c}{i}b {c}{i}c", c) for c, size in sizes.items() for i in range(size)]
+    found = fold(records, n)
+    for part in (records, *([r for r in records if r.category == c] for c in sizes)):
+        count = Counter(found[r.key] for r in part)
+        assert max(count.values()) - min(count[k] for k in range(1, n + 1)) <= 1
+
+
+def test_folds_of_groups_differ_by_no_more_than_the_largest_group() -> None:
+    rng = random.Random(1)
+    groups = [rng.randint(1, 5) for _ in range(80)]
+    records = [record(f"{g}-{i}", f"{g}x{i} {g}y{i}", cluster=f"c{g}") for g, n in enumerate(groups) for i in range(n)]
+    for n in range(2, 11):
+        count = Counter(fold(records, n).values())
+        assert len(count) == n and max(count.values()) - min(count.values()) <= max(groups)
+
+
+def test_folds_say_nothing_about_train_dev_and_test() -> None:
+    records = assign_splits([record(i, f"{i}a {i}b {i}c", str(i % 12)) for i in range(1200)])
+    found = fold(records, 2)
+    assert found == fold([replace(r, split="") for r in records], 2)
+    for name, share in FRACTIONS.items():
+        inside = sum(found[r.key] == 1 for r in records if r.split == name)
+        assert inside == pytest.approx(share * 600, abs=4 * (1200 * share * 0.25) ** 0.5)
+
+
+@pytest.mark.parametrize("n", [-1, 0, 1, 11])
+def test_only_two_to_ten_folds_can_be_made(n: int) -> None:
+    with pytest.raises(UsageError, match="from 2 to 10"):
+        fold([record(1, "x")], n)
+
+
+names = st.sampled_from([*SPLITS, "fold1of2", "fold2of2", "fold1of3", "fold3of3", "fold10of10"])
+terms = st.lists(st.lists(names, min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@given(sets(), terms)
+def test_an_expression_is_the_union_of_intersections(records: list[Record], terms: list[list[str]]) -> None:
+    records = assign_splits(records)
+
+    def inside(r: Record, name: str) -> bool:
+        if name in SPLITS:
+            return r.split == name
+        k, n = name.removeprefix("fold").split("of")
+        return fold(records, int(n))[r.key] == int(k)
+
+    found = choose_split(records, "+".join("&".join(term) for term in terms))
+    assert found == [r for r in records if any(all(inside(r, name) for name in term) for term in terms)]
+
+
+@given(sets(), folds)
+def test_all_folds_together_are_everything_and_share_nothing(records: list[Record], n: int) -> None:
+    records = assign_splits(records)
+    parts = [f"fold{k}of{n}" for k in range(1, n + 1)]
+    assert choose_split(records, "+".join(parts)) == choose_split(records, "") == records
+    assert all(choose_split(records, f"{a}&{b}") == [] for a, b in combinations(parts, 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["tests", "-", " train", "Train", "fold", "fold0of2", "fold3of2", "fold1of1", "fold1of11"]
+)
+@pytest.mark.parametrize("around", ["{}", "train+{}", "dev&{}+test", "train&fold1of2+{}"])
+def test_what_is_no_part_of_an_expression_is_named(name: str, around: str) -> None:
+    expression = around.format(name)
+    with pytest.raises(UsageError) as error:
+        choose_split([record(1, "x", split="train")], expression)
+    assert f"split {expression!r}: {name!r} is no part of it" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "expression", ["train,dev", "fold01of2", "fold1of2of3", "fold１of2", "train&(dev+test)", "+", "train&", "!dev"]
+)
+def test_the_language_has_nothing_else(expression: str) -> None:
+    with pytest.raises(UsageError, match="is no part of it"):
+        choose_split([record(1, "x", split="train")], expression)
 
 
 # --- near-duplicates -------------------------------------------------------------------------------------------

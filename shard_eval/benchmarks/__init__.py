@@ -1,15 +1,17 @@
 """The benchmarks: one module each with `load()`, and the literal table of what there is.
 
-A new benchmark is a module with `SOURCE`, `PIN` and `load()`, a row here, and a task file in `tasks/`.
+A new benchmark is a module with `SOURCE`, `PIN` and `load()`, a row here, and a task file in `tasks/`. Wherever a
+benchmark is named, a path that ends in .jsonl names a file of your own prompts (see `own.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
-from shard_eval.benchmarks import dna, linguasafe, mini, or_bench, xstest
+from shard_eval.benchmarks import dna, linguasafe, mini, or_bench, own, xstest
 from shard_eval.benchmarks.source import content_sha
 from shard_eval.errors import unknown
 from shard_eval.records import Axis, Record
@@ -93,6 +95,30 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
+def describe(name: str) -> Benchmark:
+    """The row of a benchmark, or one made for a file of your own; its `name` is safe in a path.
+
+    Args:
+        name: a built-in benchmark, or the path of a .jsonl file (which is not opened).
+
+    Raises:
+        UsageError: if there is no such benchmark.
+    """
+    if own.is_path(name):
+        return Benchmark(
+            own.name_of(name),
+            f"{Path(name).name}: prompts of your own",
+            "own_prompts",
+            ("harm", "refusal", "helpfulness"),
+            "your own",
+            partial(own.load, name),
+            task_args=("path", "judge", "axes", "solver", "split"),
+        )
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, [*BENCHMARKS, "FILE.jsonl"])
+    return BENCHMARKS[name]
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A benchmark's records, where they came from, and their content hash."""
@@ -108,15 +134,29 @@ class Loaded:
         return self.origin == "fixture"
 
 
-@cache
 def load(name: str) -> Loaded:
-    """Load a benchmark by name, verified and split.
+    """Load a benchmark, verified and split; again only if it is a file of your own whose content has changed.
+
+    Args:
+        name: a built-in benchmark, or the path of a .jsonl file.
 
     Raises:
-        UsageError: if there is no such benchmark.
+        UsageError: if there is no such benchmark or file, or a line of the file is wrong.
         DataError: if it cannot be had or is not the pinned one.
     """
-    if name not in BENCHMARKS:
-        raise unknown("benchmark", name, BENCHMARKS)
-    records, origin = BENCHMARKS[name].load()
+    return _load_own(name, own.read(name)) if own.is_path(name) else _load(name)
+
+
+@cache
+def _load(name: str) -> Loaded:
+    records, origin = describe(name).load()
     return Loaded(name, tuple(assign_splits(records)), origin, content_sha(records))
+
+
+@cache
+def _load_own(path: str, text: str) -> Loaded:
+    records = own.parse(path, text)
+    return Loaded(own.name_of(path), tuple(assign_splits(records)), own.ORIGIN, own.content_sha(records))
+
+
+load.cache_clear = _load.cache_clear  # type: ignore[attr-defined]  # as of any cached function

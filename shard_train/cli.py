@@ -1,0 +1,279 @@
+"""`shard train`: the methods, watching another trainer's run, and guidelines. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shard_eval.cli import ROOT, confirmed, consoles, judging, pairs
+from shard_eval.cli_checkpoints import watch
+from shard_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from shard_eval.systems import Decoding, System
+    from shard_train.experiment import Experiment
+    from shard_train.recipe import Recipe
+    from shard_train.run import Settings
+
+CONFIGS = Path(__file__).parent / "configs"
+WITHOUT = {
+    "universal": "shard_no_universal",
+    "category": "shard_no_category",
+    "rewrite": "shard_no_rewrite",
+    "refine": "shard_no_refine",
+}
+
+
+@click.group()
+def train() -> None:
+    """Train a model, score the base and every checkpoint by itself, and say what may be claimed.
+
+    \b
+    shard train shard --embedded                                  a real small run: no GPU, no key, no hub
+    shard train shard --model ./checkpoint --prompts dna,mini     self-reframing distillation
+    shard train teacher --model ./small --teacher vllm/LARGE …    the same targets by a larger model
+    shard train watch DIR --base MODEL                            checkpoints that any other trainer writes
+    """  # noqa: D301 (click reads the control character)
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all methods share, in the order of a run."""
+    for option in reversed(
+        (
+            click.option("-m", "--model", help="Checkpoint folder, hub name, .gguf, or 'embedded'."),
+            click.option("--embedded", is_flag=True, help="SmolLM2-135M on mini's recorded targets, embedded.toml."),
+            click.option(
+                "-p", "--prompts", default=None, help="Benchmarks and .jsonl files of yours, comma-separated."
+            ),
+            click.option("--config", type=click.Path(path_type=Path), default=None, help="Recipe; default shard.toml."),
+            click.option("--teacher", default=None, help="For `teacher`: the larger model, as for `shard score`."),
+            click.option(
+                "--targets",
+                type=click.Choice(["generated", "recorded"]),
+                default="generated",
+                help="Recorded: learn the answers that come with the prompts.",
+            ),
+            click.option(
+                "--without", type=click.Choice(list(WITHOUT)), default=None, help="Ablation: leave one step out."
+            ),
+            click.option("--guidelines", default="", help="Folder of category guidelines of another taxonomy."),
+            click.option(
+                "--select", type=click.Choice(["none", "judge", "harm_gate"]), default=None, help="Default: recipe's."
+            ),
+            click.option("--selector", default=None, help="Model that selects; default the trained model itself."),
+            click.option("--limit", type=int, default=None, help="At most N training prompts of each benchmark."),
+            click.option("--score-limit", type=int, default=None, help="At most N dev and N test prompts of each."),
+            click.option(
+                "--folds", type=int, default=0, help="Cross-fit: every prompt is reported by a model that never saw it."
+            ),
+            click.option("-j", "--judge", default="embedded", show_default=True, help="As for `shard score`."),
+            click.option("--axes", default=None, help="Judged axes; default per benchmark."),
+            click.option(
+                "--controls",
+                default="shard_reframe",
+                show_default=True,
+                help="Further solvers of the base; '' for none.",
+            ),
+            click.option("--processes", type=int, default=1, help="Training processes, through accelerate."),
+            click.option(
+                "--score-beside",
+                type=click.Choice(["auto", "yes", "no"]),
+                default="auto",
+                help="Score while training goes on; auto: where a GPU is to spare.",
+            ),
+            click.option("--token-limit", type=int, default=None, help="Tokens a training prompt may cost at most."),
+            click.option("--cost-limit", type=float, default=None, help="Dollars a training prompt may cost at most."),
+            click.option("--margin", type=float, default=0.02, show_default=True, help="Acceptable rise of harm."),
+            click.option(
+                "--refusal-margin", type=float, default=0.05, show_default=True, help="The same of over-refusal."
+            ),
+            click.option(
+                "--floor", type=float, default=0.4, show_default=True, help="A judge's least kappa for a claim."
+            ),
+            click.option("-M", "model_args", multiple=True, metavar="KEY=VALUE", help="For the model's provider."),
+            click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="For the judge's."),
+            click.option("--merge", is_flag=True, help="Also write the chosen checkpoint merged into its base."),
+            click.option("--gate", is_flag=True, help="Exit with 1 unless the claim is SUPPORTED."),
+            click.option("--log-dir", default=ROOT, show_default=True, help="Where results go."),
+            click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid model is used."),
+            click.option("--no-cache", is_flag=True, help="Do not keep generations of local weights."),
+            click.option("--plan", is_flag=True, help="Only say what would be done and what it costs."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@train.command()
+@_options
+def shard(**options: Any) -> None:
+    """SHARD: split, draft, rewrite, refine, select, fine-tune; score base, controls and every checkpoint; claim.
+
+    The same command again continues where it stopped. No prompt and no answer is printed; the run's folder keeps them.
+    """
+    _run("shard", options)
+
+
+@train.command()
+@_options
+def teacher(**options: Any) -> None:
+    """The same with targets written by a larger model (--teacher)."""
+    _run("teacher", options)
+
+
+train.add_command(watch)
+
+
+@train.command()
+@click.argument("taxonomy", type=click.Path(path_type=Path))
+@click.option("-m", "--model", required=True, help="Who writes them, as for `shard score`.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files, for --guidelines.")
+@click.option("-M", "model_args", multiple=True, metavar="KEY=VALUE", help="Argument for the model's provider.")
+@click.option("--log-dir", default=ROOT, show_default=True, help="Where the log goes.")
+def guidelines(taxonomy: Path, model: str, out: Path, model_args: tuple[str, ...], log_dir: str) -> None:
+    """Let a model write category guidelines for a TAXONOMY of your own: a TOML file, `"Category" = "what it covers"`.
+
+    Read them before you use them: `shard train shard --guidelines FOLDER`, with the category as the prompts' "type".
+    """
+    from shard_eval.systems import resolve
+    from shard_train.guidelines import read_taxonomy, write
+
+    out_console, err = consoles()
+    system = resolve(model, model_args=pairs(model_args))
+    for path in write(read_taxonomy(taxonomy), system, out, log_dir, err):
+        out_console.print(str(path), markup=False, highlight=False)
+
+
+def _run(method: str, options: dict[str, Any]) -> None:
+    from shard_eval import report
+    from shard_train import experiment as stages
+    from shard_train import results
+    from shard_train import run as running
+
+    out, err = consoles()
+    experiment, settings = _experiment(method, options), _settings(options)
+    err.rule(f"{method} · {experiment.student.name}", align="left")
+    prompts = [stages.gather(experiment, leg) for leg in stages.legs(experiment.folds)]
+    bill = running.announce(experiment, settings, prompts, err)
+    err.print(f"  folder: {experiment.folder}", highlight=False)
+    if options["plan"]:
+        return
+    if bill.paid and not options["yes"]:
+        confirmed(f"Paid models will be asked: {', '.join(bill.paid)}.")
+    outcome = running.run(experiment, settings, err, prompts)
+    folder = results.write(outcome, err)
+    if options["merge"]:
+        leg = outcome.trained[0]
+        chosen = next(p for p, step in running.found(experiment, leg.leg) if step == outcome.result.chosen.step)
+        err.print(f"merged: {stages.merged(experiment, leg, chosen, stages.weights(experiment, err))}", highlight=False)
+    if options["as_json"]:
+        click.echo(report.dumps(results.to_json(outcome)), nl=False)
+    else:
+        results.show(out, outcome)
+        out.print(f"[dim]{folder}[/dim]", highlight=False)
+    if options["gate"] and outcome.result.claim.status != "SUPPORTED":
+        click.get_current_context().exit(1)
+
+
+def _experiment(method: str, options: dict[str, Any]) -> Experiment:
+    """Read what is to be done from the options.
+
+    Raises:
+        UsageError: if they contradict each other or name nothing.
+    """
+    from shard_train.experiment import Experiment, arm_decoding
+
+    embedded = options["embedded"]
+    if embedded and options["model"] not in (None, "embedded"):
+        raise UsageError(f"--embedded names the model already; leave out --model {options['model']!r}.")
+    model = "embedded" if embedded else options["model"]
+    if model is None:
+        raise UsageError("give the model to train: --model FOLDER, or --embedded for a small run that needs nothing.")
+    names = _names(options["prompts"] or ("mini" if embedded else ""))
+    recipe = _recipe(options, embedded)
+    chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
+    student = _system(model, arm_decoding(recipe), options["model_args"])
+    rule = recipe.selection.rule
+    selector = _system(options["selector"], None, ()) if options["selector"] else student if rule != "none" else None
+    return Experiment(
+        method,
+        _path(model),
+        student,
+        names,
+        recipe,
+        chain=f"{chain}:{options['guidelines']}" if options["guidelines"] else chain,
+        teacher=_system(options["teacher"], None, ()) if options["teacher"] else None,
+        selector=selector,
+        recorded=embedded or options["targets"] == "recorded",
+        limit=_positive("--limit", options["limit"]),
+        scored_limit=_positive("--score-limit", options["score_limit"]),
+        folds=options["folds"],
+        root=options["log_dir"],
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    from shard_eval import benchmarks
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError("--prompts names nothing: give benchmarks (dna,linguasafe_en,mini) or a .jsonl file of yours.")
+    for name in names:
+        if "split" not in benchmarks.describe(name).task_args:
+            raise UsageError(f"--prompts {name!r} is a fixed protocol without splits; train on another benchmark.")
+    return names
+
+
+def _recipe(options: dict[str, Any], embedded: bool) -> Recipe:
+    from dataclasses import replace
+
+    from shard_train import recipe
+
+    path = options["config"] or CONFIGS / ("embedded.toml" if embedded else "shard.toml")
+    found = recipe.load(path)
+    return replace(found, selection=recipe.Selection(options["select"])) if options["select"] else found
+
+
+def _path(model: str) -> str:
+    from shard_eval.cli_checkpoints import local
+
+    return local(model)
+
+
+def _system(model: str, decoding: Decoding | None, model_args: tuple[str, ...]) -> System:
+    from shard_eval.systems import resolve
+
+    if decoding is None:
+        return resolve(model, model_args=pairs(model_args))
+    return resolve(_path(model), decoding=decoding, model_args=pairs(model_args))
+
+
+def _positive(option: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"{option} {value}: give a number of at least 1, or leave it out for all.")
+    return value
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from shard_eval import solvers
+    from shard_eval.compare import Terms
+    from shard_train.run import Settings
+
+    controls = tuple(dict.fromkeys(c.strip() for c in options["controls"].split(",") if c.strip()))
+    for name in controls:
+        solvers.split_name(name)
+    limits = {k: v for k in ("token_limit", "cost_limit") if (v := options[k]) is not None}
+    return Settings(
+        judging(options["judge"], options["judge_args"]),
+        axes=options["axes"],
+        controls=controls,
+        terms=Terms(options["margin"], options["refusal_margin"], floor=options["floor"]),
+        processes=options["processes"],
+        beside=options["score_beside"],
+        cache=not options["no_cache"],
+        limits=limits,
+    )

@@ -1,0 +1,328 @@
+"""The recipe of a run: split, generate, select, train, score base and every checkpoint, compare with controls, table.
+
+Every stage leaves what it did in the run's folder and is not repeated: the same command again continues anywhere.
+
+    ROOT/experiments/METHOD-MODEL-ID/{manifest.json, targets.csv, data.jsonl, generate/, select/, train/, …}
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from rich.console import Console
+
+from shard_eval import benchmarks, leaks, solvers
+from shard_eval.errors import UsageError
+from shard_eval.logs import inert_cell
+from shard_eval.records import Record, sha256
+from shard_eval.splits import Leak, choose_split
+from shard_eval.systems import Decoding, System, resolve
+from shard_train import generate, select, training
+from shard_train.methods import METHODS
+from shard_train.recipe import Recipe
+from shard_train.sft import Job
+
+SAMPLE = "shard-eval sample 1"  # decides which prompts a limit takes
+ATTEMPTS = 24  # prompts on which a model is tried that then learns from recorded targets
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One training run of an experiment and the prompts that judge it; cross-fitting has one per fold.
+
+    Attributes:
+        train: expression for the training prompts, as `--split` takes it.
+        dev: for the prompts by which a checkpoint is chosen.
+        test: for the prompts that are reported.
+    """
+
+    name: str
+    train: str
+    dev: str
+    test: str
+
+
+def legs(folds: int) -> list[Leg]:
+    """The legs: one on train / dev / test, or one per fold, trained on the other folds.
+
+    Raises:
+        UsageError: if the number of folds is neither 0 nor 2 to 10.
+    """
+    if folds == 0:
+        return [Leg("", "train", "dev", "test")]
+    if not 2 <= folds <= 10:
+        raise UsageError(f"--folds {folds}: give 2 to 10, or 0 for none.")
+    found = []
+    for k in range(1, folds + 1):
+        others = [f"fold{j}of{folds}" for j in range(1, folds + 1) if j != k]
+        parts = {split: "+".join(f"{split}&{fold}" for fold in others) for split in ("train", "dev", "test")}
+        found.append(Leg(f"fold{k}", f"{parts['train']}+{parts['test']}", parts["dev"], f"fold{k}of{folds}"))
+    return found
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides what comes out.
+
+    Attributes:
+        student: the model that is trained, as it is served; its decoding is that of every arm.
+        names: of the benchmarks whose training prompts are learned from, and whose others are scored.
+        chain: the solver that makes the targets; an ablation leaves one step out.
+        recorded: learn from targets recorded with the prompts; the model only attempts the chain on a few.
+        limit: at most so many training prompts of each benchmark.
+        scored_limit: at most so many dev and test prompts of each.
+    """
+
+    method: str
+    model: str
+    student: System
+    names: tuple[str, ...]
+    recipe: Recipe
+    chain: str = "shard_reframe"
+    teacher: System | None = None
+    selector: System | None = None
+    recorded: bool = False
+    limit: int | None = None
+    scored_limit: int | None = None
+    folds: int = 0
+    root: str = "results"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the folder's name stands for."""
+        return {
+            "method": self.method,
+            "student": self.student.manifest,
+            "prompts": {name: benchmarks.load(name).sha for name in self.names},
+            "recipe": self.recipe.manifest,
+            "chain": {"solver": self.chain, "sha256": solvers.fingerprint(self.chain)},
+            "teacher": self.teacher.manifest if self.teacher else None,
+            "selector": self.selector.manifest if self.selector else None,
+            "targets": "recorded" if self.recorded else "generated",
+            "limit": self.limit,
+            "folds": self.folds,
+        }
+
+    @property
+    def id(self) -> str:
+        """Short hash of the manifest."""
+        return sha256(json.dumps(self.manifest, sort_keys=True))[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run leaves everything but the scored answers."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.method}-{self.student.label}").strip("-.")
+        return Path(self.root) / "experiments" / f"{name}-{self.id}"
+
+    @property
+    def generator(self) -> System:
+        """The System that writes the targets."""
+        method = METHODS[self.method]
+        return method.system(self.student, self.teacher, self.chain, self.recipe.generation)
+
+    def place(self, leg: Leg) -> Path:
+        """A leg's folder."""
+        return self.folder / leg.name if leg.name else self.folder
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A leg's training prompts and what the leak gate found.
+
+    Attributes:
+        dropped: training prompts left out because they are (nearly) evaluation prompts of another benchmark.
+        gate: what was compared.
+        sizes: number of dev and test prompts by benchmark.
+    """
+
+    train: tuple[Record, ...]
+    dropped: tuple[Leak, ...]
+    gate: leaks.Gate
+    sizes: dict[str, tuple[int, int]]
+
+
+def gather(experiment: Experiment, leg: Leg) -> Prompts:
+    """Fix the prompts before anything is generated, and let none be trained on that is evaluated.
+
+    Raises:
+        UsageError: if a prompt of the user's own file leaks, or nothing is left to train on.
+        DataError: if a benchmark is not available.
+    """
+    train: list[Record] = []
+    own: list[Record] = []
+    sizes = {}
+    for name in experiment.names:
+        records = benchmarks.load(name).records
+        found = choose_split(records, leg.train)
+        if experiment.recorded:
+            found = [r for r in found if r.response]
+        found = sorted(found, key=lambda r: sha256(SAMPLE + r.prompt_sha))[: experiment.limit]
+        sizes[name] = (len(choose_split(records, leg.dev)), len(choose_split(records, leg.test)))
+        train += found
+        own += found if name.endswith(".jsonl") else []
+    gate = leaks.gate(train, {name: f"{leg.dev}+{leg.test}" for name in experiment.names})
+    gate.require_clean(own)
+    kept = gate.without(train)
+    if not kept:
+        hint = " with recorded targets" if experiment.recorded else ""
+        raise UsageError(
+            f"{', '.join(experiment.names)}: no training prompts{hint} are left. Give --prompts with some."
+        )
+    return Prompts(tuple(kept), gate.leaks, gate, sizes)
+
+
+def attempted(experiment: Experiment, prompts: Prompts) -> tuple[Record, ...]:
+    """The prompts that the chain is run on: all, or a few if the targets are recorded."""
+    return prompts.train[:ATTEMPTS] if experiment.recorded else prompts.train
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a leg's training left.
+
+    Attributes:
+        generated: by the model itself.
+        decisions: about every target.
+        summary: the trainer's own, with the checkpoints.
+    """
+
+    leg: Leg
+    prompts: Prompts
+    generated: generate.Generated
+    decisions: tuple[select.Decision, ...]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[generate.Target]:
+        """The targets that are learned from."""
+        return [d.target for d in self.decisions if d.kept]
+
+
+def make_targets(
+    experiment: Experiment, leg: Leg, prompts: Prompts, console: Console, cache: bool = True, **limits: Any
+) -> Trained:
+    """Generate and select a leg's targets, and write the data file and the table of what became of each prompt.
+
+    Args:
+        experiment: what to do.
+        leg: which part of it.
+        prompts: of the leg.
+        console: for the progress bars.
+        cache: keep generations of local weights by content.
+        limits: Inspect's limits per prompt.
+
+    Raises:
+        UsageError: if no target is left to learn from.
+        LogError, KeyboardInterrupt: as `generate.generate`.
+    """
+    place = experiment.place(leg)
+    made = generate.generate(
+        attempted(experiment, prompts), experiment.generator, str(place / "generate"), console, cache=cache, **limits
+    )
+    targets = generate.recorded(prompts.train).targets if experiment.recorded else made.targets
+    rule = experiment.recipe.selection.rule
+    decisions = select.select(targets, rule, experiment.selector, str(place / "select"), console, cache=cache)
+    found = Trained(leg, prompts, made, tuple(decisions))
+    _write(place / "targets.csv", _table(found))
+    if not found.rows:
+        why = ", ".join(f"{reason} {n}" for reason, n in select.reasons(decisions).items())
+        raise UsageError(
+            f"no target is left to train on ({why}; {place / 'targets.csv'}). Rewriting needs a model of some 1.5B "
+            "parameters or more; --select none keeps all that is usable, --targets recorded takes those of mini."
+        )
+    _write(place / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, found.rows)))
+    return found
+
+
+def _row(target: generate.Target) -> dict[str, Any]:
+    """A training row: the original request, no system prompt, and the answer to learn, as it will be served."""
+    return {
+        "id": f"{target.key[0]}:{target.key[1]}",
+        "prompt": [{"role": "user", "content": target.prompt}],
+        "completion": [{"role": "assistant", "content": target.refined}],
+    }
+
+
+def _table(found: Trained) -> str:
+    """What became of every training prompt: ids and states, no text."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(["benchmark", "id", "prompt_sha", "type", "outcome", "mode", "failed_attempts", "kept", "why_not"])
+    learned = {d.target.key: d for d in found.decisions}
+    for target in {**{t.key: t for t in found.generated.targets}, **{k: d.target for k, d in learned.items()}}.values():
+        decision = learned.get(target.key)
+        why = decision.why_not if decision is not None else "attempt only"
+        kept = decision is not None and decision.kept
+        cells = [*target.key, target.type, target.outcome, target.mode, " ".join(target.failures), int(kept), why]
+        writer.writerow([inert_cell(cell) for cell in cells])
+    return out.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def weights(experiment: Experiment, console: Console) -> Path:
+    """The checkpoint folder that is trained: the model's own, or its GGUF file converted once.
+
+    Raises:
+        UsageError: if all weights of a GGUF were to be trained: the result could not be served beside its base.
+    """
+    student = experiment.student
+    if student.engine != "llamacpp":
+        return Path(str(student.model_args.get("model_path", experiment.model)))
+    if experiment.recipe.training.kind == "full":
+        raise UsageError(
+            'training.kind = "full" needs a checkpoint folder as --model: a GGUF base can be served with adapters only.'
+        )
+    from shard_eval.engine import gguf_path
+    from shard_train.convert import checkpoint_from_gguf
+
+    target = platformdirs.user_cache_path("shard-eval") / "checkpoints" / student.weights[:16]
+    if not target.is_dir():
+        console.print(f"Converting {student.label} for training (once).", highlight=False)
+    return checkpoint_from_gguf(gguf_path(student.model.removeprefix("llamacpp/")), target)
+
+
+def job(experiment: Experiment, trained: Trained, base: Path) -> Job:
+    """The trainer's job for a leg."""
+    place = experiment.place(trained.leg)
+    return Job(str(base), str(place / "data.jsonl"), str(place / "train"), experiment.recipe.training)
+
+
+def checkpoint(experiment: Experiment, folder: Path, step: int) -> System:
+    """A checkpoint as it is served: the same engine, dtype and decoding as its base."""
+    student, label = experiment.student, f"{experiment.method} step {step}"
+    if (folder / "adapter_config.json").is_file():
+        found = resolve(
+            experiment.model, adapter=str(folder), decoding=student.decoding, dtype=student.dtype, label=label
+        )
+    else:
+        found = resolve(str(folder), decoding=student.decoding, dtype=student.dtype, label=label)
+    extra = {k: v for k, v in student.model_args.items() if k in ("slots", "context", "threads")}
+    return replace(found, model_args=found.model_args | extra)
+
+
+def arm_decoding(recipe: Recipe) -> Decoding:
+    """How every arm answers when it is scored."""
+    s = recipe.scoring
+    return Decoding(s.temperature, s.max_tokens, None if s.top_p == 1 else s.top_p, s.seed)
+
+
+def merged(experiment: Experiment, trained: Trained, folder: Path, base: Path) -> Path:
+    """Write a checkpoint's weights merged into its base, beside the adapters."""
+    target = experiment.place(trained.leg) / "merged"
+    if not (target / "config.json").is_file():
+        shutil.rmtree(target, ignore_errors=True)
+        training.merge(base, folder, target)
+    return target

@@ -1,0 +1,48 @@
+"""What a method is: a name, and who makes the training targets with which chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from shard_eval.errors import UsageError
+from shard_eval.systems import Decoding, System
+from shard_train.recipe import Generation
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make training targets.
+
+    Attributes:
+        name: in commands and tables.
+        title: one line for `--help` and model cards.
+        generator: from (the model to train, the teacher if one was given) to the model that writes the targets.
+    """
+
+    name: str
+    title: str
+    generator: Callable[[System, System | None], System]
+
+    def system(self, student: System, teacher: System | None, chain: str, generation: Generation) -> System:
+        """The System that writes the targets: its chain is the solver, its decoding the recipe's.
+
+        Raises:
+            UsageError: if the method lacks a teacher, or has no use for one.
+        """
+        decoding = Decoding(generation.temperature, generation.max_tokens, generation.top_p, generation.seed)
+        return replace(self.generator(student, teacher), solver=chain, decoding=decoding)
+
+
+def nobody_else(student: System, teacher: System | None) -> System:
+    """The model itself."""
+    if teacher is not None:
+        raise UsageError("this method learns from the model itself and takes no --teacher; `shard train teacher` does.")
+    return student
+
+
+def somebody_else(student: System, teacher: System | None) -> System:
+    """Another model."""
+    if teacher is None:
+        raise UsageError("this method needs a --teacher: the larger model that writes the targets.")
+    return teacher

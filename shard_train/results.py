@@ -1,0 +1,170 @@
+"""What a finished run leaves for people: tables, manifest, model card, curves. Ids and numbers, no prompt's text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from shard_eval import plots, report, report_checkpoints
+from shard_eval.errors import UsageError
+from shard_eval.report import Grid
+from shard_eval.score import versions
+from shard_eval.summary import METRICS, measure
+from shard_train import generate, select
+from shard_train.experiment import Trained
+from shard_train.methods import METHODS
+from shard_train.run import Outcome
+from shard_train.sft import events
+
+CARD_METRICS = ("joint", "helpfulness", "harmful", "unhelpful_refusal", "over_refusal")
+
+
+def targets(outcome: Outcome) -> Grid:
+    """What became of the training prompts, by outcome, and what was kept."""
+    made = [t for leg in outcome.trained for t in leg.generated.targets]
+    decisions = [d for leg in outcome.trained for d in leg.decisions]
+    rows = [("tried with the chain", f"{len(made)}", "")]
+    rows += [("", f"{n}", why) for why, n in generate.outcomes(made).items()]
+    rows += [("attempts at a rewrite not valid", f"{n}", why) for why, n in generate.attempts(made).items()]
+    rows += [(f"selection: {outcome.experiment.recipe.selection.rule}", f"{len(decisions)}", "")]
+    rows += [("", f"{n}", why) for why, n in select.reasons(decisions).items()]
+    foot = [f"Targets written by {outcome.experiment.generator.name}."] if not outcome.experiment.recorded else []
+    return Grid("training targets", ("step", "prompts", "what became of them"), tuple(rows), (*foot, *outcome.notes))
+
+
+def training(trained: Trained) -> Grid:
+    """The trainer's figures and the loss by epoch."""
+    s = trained.summary
+    losses = s["losses"]
+    per_epoch = max(1, len(losses) // max(1, round(s["checkpoints"][-1]["epoch"])))
+    parts = [losses[i : i + per_epoch] for i in range(0, len(losses), per_epoch)]
+    rows = [
+        (f"{part[0][0]}-{part[-1][0]}", f"{sum(loss for _, loss in part) / len(part):.3f}") for part in parts if part
+    ]
+    foot = (
+        f"{s['rows']} rows, {s['truncated']} cut; {s['seconds']:.0f} s, {s['tokens_per_second']:,.0f} tokens/s; "
+        f"{s['kind']} in {s['dtype']}, seed {s['seed']}.",
+    )
+    name = f"training {trained.leg.name}".strip()
+    return Grid(name, ("steps", "mean loss"), tuple(rows), foot)
+
+
+def show(out: Console, outcome: Outcome) -> None:
+    """Print everything: targets, training, all arms, differences, the claim."""
+    report.show(out, [targets(outcome), *(training(t) for t in outcome.trained)])
+    report_checkpoints.render(out, outcome.result)
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "experiment": outcome.experiment.manifest,
+        "folder": str(outcome.experiment.folder),
+        "targets": [
+            {
+                "leg": t.leg.name,
+                "outcomes": generate.outcomes(t.generated.targets),
+                "failed_attempts": generate.attempts(t.generated.targets),
+                "selection": select.reasons(t.decisions),
+                "usage": t.generated.usage,
+            }
+            for t in outcome.trained
+        ],
+        "training": [t.summary for t in outcome.trained],
+        "notes": list(outcome.notes),
+        "family": report_checkpoints.to_json(outcome.result),
+    }
+
+
+def write(outcome: Outcome, err: Console) -> Path:
+    """Leave manifest, tables, card and curves in the run's folder.
+
+    Returns:
+        The folder.
+    """
+    folder = outcome.experiment.folder
+    found = to_json(outcome)
+    manifest = outcome.experiment.manifest | {
+        "data_sha256": [t.summary["data_sha256"] for t in outcome.trained if "data_sha256" in t.summary],
+        "checkpoints": [t.summary["checkpoints"] for t in outcome.trained],
+        "versions": versions(),
+    }
+    pictures = _curves(outcome, err)
+    where = report_checkpoints.write(outcome.result, outcome.experiment.root, pictures)
+    texts = {
+        "manifest.json": report.dumps(manifest),
+        "run.json": report.dumps(found),
+        "tables.md": "\n".join(g.markdown() for g in grids(outcome)),
+        "README.md": card(outcome),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name in ("verdicts.csv", *pictures):
+        shutil.copyfile(Path(where) / name, folder / name)
+    return folder
+
+
+def grids(outcome: Outcome) -> list[Grid]:
+    """All tables of the run."""
+    result = outcome.result
+    chosen = report_checkpoints.selection(result)
+    found = [targets(outcome), *(training(t) for t in outcome.trained), *([chosen] if chosen else [])]
+    found += [report_checkpoints.arms(result, i) for i in range(len(result.matched))]
+    return found + [report_checkpoints.differences(result, m.benchmark) for m in result.matched]
+
+
+def _curves(outcome: Outcome, err: Console) -> dict[str, bytes]:
+    """The curves as files, of the first leg; a missing matplotlib costs them, not the run."""
+    steps = events(outcome.experiment.place(outcome.trained[0].leg) / "train")
+    losses = [{"step": float(e["step"]), "loss": float(e["loss"])} for e in steps]
+    scores, base = report_checkpoints.points(outcome.result)
+    title = f"{outcome.experiment.method}: {outcome.experiment.student.label}"
+    try:
+        return {f"curves.{kind}": plots.drawn(kind, losses, scores, base, title) for kind in ("svg", "png")}
+    except UsageError as error:
+        err.print(f"No curves: {error}", markup=False)
+        return {}
+
+
+def card(outcome: Outcome) -> str:
+    """The model card of the chosen checkpoint, with the hub's evaluation block (`model-index`)."""
+    result, experiment = outcome.result, outcome.experiment
+    entries = []
+    for run in result.test[result.chosen.name]:
+        for metric in (m for m in METRICS if m.name in CARD_METRICS):
+            found = measure(metric, run.rows)
+            if found is None or found.estimate.value is None:
+                continue
+            e = found.estimate
+            interval = f"95 % interval {e.low:.4f} to {e.high:.4f}, n {len(run.rows)}, judge {run.protocol.judge}"
+            entries.append((run.protocol.benchmark, metric.name, round(found.estimate.value, 4), interval))
+    front = {
+        "base_model": experiment.student.label,
+        "library_name": "peft" if experiment.recipe.training.kind != "full" else "transformers",
+        "tags": ["shard-eval", experiment.method],
+        "model-index": [{"name": result.chosen.name, "results": [_entry(result.splits[1], *e) for e in entries]}],
+    }
+    tables = "\n".join(grid.markdown() for grid in grids(outcome))
+    return (
+        f"---\n{json.dumps(front, indent=1, ensure_ascii=False)}\n---\n\n# {result.chosen.name}\n\n"
+        f"{experiment.student.label}, trained by `shard train {experiment.method}`: "
+        f"{METHODS[experiment.method].title}.\n\n"
+        f"**Claim** (more helpful, and not less safe, than the base): {result.claim.status}\n\n"
+        + "".join(f"- {reason}\n" for reason in result.claim.reasons)
+        + f"\n{tables}\n"
+        + "Weights: `train/` holds the adapters or models of all checkpoints (safetensors); `manifest.json` the hashes "
+        "of weights, data, prompts and settings.\n"
+    )
+
+
+def _entry(split: str, benchmark: str, metric: str, value: float, interval: str) -> dict[str, Any]:
+    """One result in the hub's form; YAML reads JSON, so the front matter is written as such."""
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": benchmark, "name": benchmark, "split": split},
+        "metrics": [{"type": metric, "value": value, "name": f"{metric} ({interval})"}],
+    }

@@ -1,0 +1,289 @@
+"""Run an experiment from split to table. Here, and in what prints it, training meets scoring; nowhere else.
+
+The trainer is a process of its own, so this one scores: after the training, or beside it where a GPU is to spare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from shard_eval import checkpoints
+from shard_eval.checkpoints import Arm, Result
+from shard_eval.compare import Terms
+from shard_eval.logs import Run
+from shard_eval.score import LOCAL_ENGINES, Judging
+from shard_train import experiment as recipe_of
+from shard_train import generate, select, training
+from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes about it; nothing of this changes what comes out.
+
+    Attributes:
+        controls: solvers that are scored beside the base: inference-time systems.
+        resampled: also the base drawn again, and benign_intent.
+        beside: score while training goes on: "auto", "yes" or "no".
+        limits: Inspect's limits per training prompt.
+    """
+
+    judging: Judging
+    axes: str | None = None
+    controls: tuple[str, ...] = ("shard_reframe",)
+    resampled: bool = True
+    terms: Terms = field(default_factory=Terms)
+    processes: int = 1
+    beside: str = "auto"
+    cache: bool = True
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    experiment: Experiment
+    trained: tuple[Trained, ...]
+    result: Result
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a run will ask of models and of the trainer, at most or about."""
+
+    generation: generate.Cost
+    selections: int
+    answers: int
+    judge_calls: int
+    rows: int
+    paid: tuple[str, ...]
+
+
+def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts]) -> Bill:
+    """Count what is to be done; finished parts are not asked again."""
+    tried = [recipe_of.attempted(experiment, p) for p in prompts]
+    costs = [generate.estimate(t, experiment.chain, experiment.recipe.generation.max_tokens) for t in tried]
+    total = generate.Cost(*(sum(getattr(c, k) for c in costs) for k in ("calls", "input_tokens", "output_tokens")))
+    rows = sum(len(p.train) for p in prompts)
+    per_row = {"none": 0, "judge": 4, "harm_gate": 1}[experiment.recipe.selection.rule]
+    epochs = experiment.recipe.training.epochs * experiment.recipe.training.checkpoints
+    plain = 1 + epochs + (2 if settings.resampled else 0)
+    answers = judged = 0
+    for p in prompts:
+        for n_dev, n_test in p.sizes.values():
+            n_dev, n_test = (min(n, experiment.scored_limit or n) for n in (n_dev, n_test))
+            judged += n_test * (plain + len(settings.controls)) + n_dev * (1 + epochs)
+            answers += n_test * (plain + 3 * len(settings.controls)) + n_dev * (1 + epochs)
+    axes = 4 if settings.axes is None else len(settings.axes.split(","))
+    calls = judged * axes if settings.judging.grader else 0
+    return Bill(total, rows * per_row, answers, calls, rows, _paid(experiment, settings))
+
+
+def _paid(experiment: Experiment, settings: Settings) -> tuple[str, ...]:
+    roles = {
+        "targets": experiment.generator,
+        "selector": experiment.selector if experiment.recipe.selection.rule != "none" else None,
+        "judge": settings.judging.grader,
+        "model": experiment.student,
+    }
+    return tuple(f"{role} ({s.name})" for role, s in roles.items() if s and s.engine not in LOCAL_ENGINES)
+
+
+def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts], err: Console) -> Bill:
+    """Say what will be done and what it costs, before it starts."""
+    due = bill(experiment, settings, prompts)
+    for p in prompts:
+        for name, (dev, test) in p.sizes.items():
+            n = sum(r.benchmark == name or name.endswith(".jsonl") for r in p.train)
+            err.print(f"  {name}: {n} prompts to train on, {dev} to choose by, {test} to report", highlight=False)
+        checked = sum(p.gate.checked.values())
+        dropped = f", {len(p.dropped)} near-duplicates left out of training" if p.dropped else ", no leak"
+        err.print(f"  leak gate: compared with {checked:,} evaluation prompts{dropped}", highlight=False)
+        for name, why in p.gate.unchecked.items():
+            err.print(f"  leak gate: {name} not compared: {why}", style="yellow", markup=False, highlight=False)
+    cost = due.generation
+    err.print(
+        f"  targets: about {cost.calls:,} calls, {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out; "
+        f"selection: up to {due.selections:,} calls; scoring: about {due.answers:,} answers, "
+        f"{due.judge_calls:,} judge calls",
+        highlight=False,
+    )
+    return due
+
+
+def run(experiment: Experiment, settings: Settings, err: Console, prompts: Sequence[Prompts]) -> Outcome:
+    """Make targets, train, score, conclude; or continue where an earlier call of the same stopped.
+
+    Args:
+        experiment: what to do.
+        settings: how.
+        err: for progress and remarks.
+        prompts: of each leg, from `experiment.gather`.
+
+    Raises:
+        UsageError: if no target is left to train on.
+        LogError, JudgeError: if a stage failed; what is finished is kept.
+        KeyboardInterrupt: if the user stopped it; what is finished is kept.
+    """
+    trained = []
+    for leg, of_leg in zip(legs(experiment.folds), prompts, strict=True):
+        name = f" ({leg.name})" if leg.name else ""
+        err.rule(f"targets{name}", align="left")
+        made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache, **settings.limits)
+        _tell(made, experiment, err)
+        err.rule(f"training{name}", align="left")
+        trained.append(_train(experiment, settings, made, err))
+    err.rule("scoring", align="left")
+    result = _score(experiment, settings, trained, err)
+    return Outcome(experiment, tuple(trained), result, tuple(_notes(experiment, settings, trained)))
+
+
+def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
+    """Say what the chain and the selection gave."""
+    outcomes = ", ".join(f"{k} {n}" for k, n in generate.outcomes(made.generated.targets).items())
+    err.print(f"{len(made.generated.targets)} prompts: {outcomes}", markup=False, highlight=False)
+    failed = ", ".join(f"{k} {n}" for k, n in generate.attempts(made.generated.targets).items())
+    if failed:
+        err.print(f"attempts at a rewrite that were not valid: {failed}", markup=False, highlight=False)
+    kept = ", ".join(f"{k} {n}" for k, n in select.reasons(made.decisions).items())
+    err.print(f"selection {experiment.recipe.selection.rule}: {kept}", markup=False, highlight=False)
+    if experiment.recorded:
+        err.print(
+            f"Trained on the {len(made.rows)} targets recorded with the prompts, not on what this model wrote.",
+            style="bold",
+        )
+
+
+def _train(experiment: Experiment, settings: Settings, made: Trained, err: Console) -> Trained:
+    """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
+    job = recipe_of.job(experiment, made, recipe_of.weights(experiment, err))
+    env, beside = training.devices(settings.beside)
+
+    def meanwhile(complete: list[Path]) -> None:
+        arms = _arms(experiment, settings, [(p, int(p.name.rpartition("-")[2])) for p in complete])
+        wanted = [a for a in arms if a.kind in ("base", "checkpoint")]
+        _on_split(experiment, settings, wanted, made.leg.dev, err)
+
+    summary = training.train(
+        job,
+        err,
+        processes=settings.processes,
+        env=env,
+        meanwhile=meanwhile if beside and not experiment.folds else None,
+    )
+    losses = [loss for _, loss in summary["losses"]]
+    err.print(
+        f"{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
+        f"({summary['tokens_per_second']:,.0f} tokens/s), loss {losses[0]:.3f} to {losses[-1]:.3f}, "
+        f"{summary['truncated']} rows cut at {experiment.recipe.training.max_length} tokens",
+        highlight=False,
+    )
+    return replace(made, summary=summary)
+
+
+def _arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
+    """The base, its controls, and the checkpoints, in one engine, dtype and decoding."""
+    note = "trained on targets recorded with the prompts" if experiment.recorded else ""
+    systems = [(recipe_of.checkpoint(experiment, path, step), step) for path, step in folders]
+    arms = checkpoints.family(experiment.student, systems, settings.resampled)
+    arms = [replace(a, note=note) if a.kind == "checkpoint" and note else a for a in arms]
+    first = next(i for i, a in enumerate(arms) if a.kind == "checkpoint")
+    extra = [
+        Arm(name, replace(experiment.student, solver=name), "control", note="the base with this chain, not trained.")
+        for name in settings.controls
+    ]
+    return [*arms[:first], *extra, *arms[first:]]
+
+
+def _on_split(
+    experiment: Experiment, settings: Settings, arms: Sequence[Arm], split: str, err: Console
+) -> dict[str, list[Run]]:
+    return checkpoints.score_arms(
+        arms,
+        experiment.names,
+        split,
+        settings.judging,
+        experiment.root,
+        err,
+        axes=settings.axes,
+        limit=experiment.scored_limit,
+        cache=settings.cache,
+    )
+
+
+def found(experiment: Experiment, leg: Leg) -> list[tuple[Path, int]]:
+    """The complete checkpoints of a leg, each with its step."""
+    return [(f.path, f.step or 0) for f in checkpoints.find(experiment.place(leg) / "train")]
+
+
+def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained], err: Console) -> Result:
+    """Score all arms: choose on dev and report test, or report every fold by the model that did not see it."""
+    if not experiment.folds:
+        (only,) = trained
+        return checkpoints.evaluate_family(
+            _arms(experiment, settings, found(experiment, only.leg)),
+            experiment.names,
+            settings.judging,
+            experiment.root,
+            err,
+            dev=only.leg.dev,
+            test=only.leg.test,
+            axes=settings.axes,
+            limit=experiment.scored_limit,
+            terms=settings.terms,
+            cache=settings.cache,
+        )
+    parts: dict[str, list[list[Run]]] = {}
+    arms: list[Arm] = []
+    for t in trained:
+        arms = [_crossfit(experiment, a, i) for i, a in _counted(_arms(experiment, settings, found(experiment, t.leg)))]
+        checkpoints.check(arms, settings.terms.declared)
+        for name, runs in _on_split(experiment, settings, arms, t.leg.test, err).items():
+            parts.setdefault(name, []).append(runs)
+    joined = {name: [checkpoints.merge(same) for same in zip(*runs, strict=True)] for name, runs in parts.items()}
+    return checkpoints.conclude_family(arms, {}, joined, ("none", f"{experiment.folds} folds"), settings.terms)
+
+
+def _counted(arms: Sequence[Arm]) -> list[tuple[int, Arm]]:
+    """Arms with the number of their checkpoint, from 1; 0 for the others."""
+    number, found = 0, []
+    for arm in arms:
+        number += arm.kind == "checkpoint"
+        found.append((number if arm.kind == "checkpoint" else 0, arm))
+    return found
+
+
+def _crossfit(experiment: Experiment, arm: Arm, number: int) -> Arm:
+    """A checkpoint's name without its step, which differs between the folds' runs."""
+    if not number:
+        return arm
+    note = f"{arm.note + '; ' if arm.note else ''}each prompt answered by the model that was trained without its fold"
+    return replace(arm, name=f"{experiment.method} checkpoint {number}", note=note)
+
+
+def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]) -> list[str]:
+    """What a reader must know besides the table."""
+    notes = []
+    if experiment.recorded:
+        tried = [t for leg in trained for t in leg.generated.targets]
+        valid = sum(t.usable for t in tried)
+        notes.append(
+            f"Targets: recorded with the prompts. Of {len(tried)} prompts that {experiment.generator.label} tried "
+            f"itself, {valid} came to a usable answer of its own."
+        )
+    chosen_by = experiment.selector if experiment.recipe.selection.rule != "none" else None
+    if chosen_by is not None and settings.judging.grader is not None:
+        same = (chosen_by.model, chosen_by.weights) == (settings.judging.grader.model, settings.judging.grader.weights)
+        if same:
+            notes.append("The judge that scores these arms also selected the training data.")
+    cut = sum(int(t.summary.get("truncated", 0)) for t in trained)
+    if cut:
+        notes.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")
+    return notes
