@@ -17,7 +17,8 @@ from shard_eval.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shard_eval.checkpoints import Arm, Found, Result
+    from shard_eval.checkpoint_files import Found
+    from shard_eval.checkpoints import Arm, Result
     from shard_eval.score import Judging
     from shard_eval.systems import System
 
@@ -163,7 +164,7 @@ def _follow(
     err: Console,
 ) -> list[Found]:
     """All complete checkpoints, once there are no more to come; with --every each is scored on dev as it comes."""
-    from shard_eval import checkpoints
+    from shard_eval import checkpoint_files, checkpoints
 
     found: list[Found] = []
     announced = False
@@ -182,7 +183,7 @@ def _follow(
     found = [f for f in found if f.path not in gone]
     for path in gone:
         err.print(f"Left out: {path} is gone; let the trainer keep all checkpoints.", markup=False, highlight=False)
-    left = checkpoints.left_out(folder, options["settle"])
+    left = checkpoint_files.left_out(folder, options["settle"])
     for line in left:
         err.print(f"Left out: {line}", markup=False, highlight=False)
     if not found:
@@ -195,17 +196,17 @@ def _follow(
 
 def _seen(folder: Path, options: dict[str, Any]) -> Iterator[list[Found]]:
     """The complete checkpoints: once, or whenever there are new ones until there was none for long enough."""
-    from shard_eval import checkpoints
+    from shard_eval import checkpoint_files
 
     if options["every"] is None:
-        yield checkpoints.find(folder, options["settle"])
+        yield checkpoint_files.find(folder, options["settle"])
         return
     if options["every"] <= 0 or options["until_idle"] < 0:
         raise UsageError("--every takes seconds above 0, --until-idle minutes from 0.")
     known: set[str] = set()
     last = time.monotonic()
     while True:
-        found = checkpoints.find(folder, options["settle"]) if folder.is_dir() else []
+        found = checkpoint_files.find(folder, options["settle"]) if folder.is_dir() else []
         if {f.sha256 for f in found} - known:
             known |= {f.sha256 for f in found}
             yield found

@@ -15,7 +15,9 @@ import json
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +233,30 @@ def tokenize(gguf: str | Path, text: str) -> list[int]:
     """
     body = {"content": text, "add_special": True, "parse_special": True}
     return [int(token) for token in _any_server(gguf).post("/tokenize", body)["tokens"]]
+
+
+def measure_rate(gguf: str | Path, slots: int = SLOTS, context: int = CONTEXT, threads: int = 0) -> float:
+    """Tokens a second that a model reads and writes here, all slots together; takes some seconds.
+
+    Args:
+        gguf: "embedded", or the path of a GGUF file.
+        slots: number of requests decoded together.
+        context: tokens per request.
+        threads: of the processor; 0 for all.
+    """
+    server = serve(gguf_path(str(gguf)), slots, context, threads)
+    scales = {"lora": server.scales(None)} if server.adapters else {}
+
+    def ask(number: int) -> int:
+        message = {"role": "user", "content": f"Number {number}: tell me something about the sea and the weather."}
+        found = server.post("/v1/chat/completions", {"messages": [message], "max_tokens": 24, **scales})
+        return int(found["usage"]["total_tokens"])
+
+    ask(0)  # the first request also pays for the start
+    started = time.monotonic()
+    with ThreadPoolExecutor(slots) as pool:
+        tokens = sum(pool.map(ask, range(1, slots + 1)))
+    return tokens / (time.monotonic() - started)
 
 
 @atexit.register

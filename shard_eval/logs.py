@@ -193,7 +193,7 @@ def read_run(log: str | Path, unfinished: bool = False) -> Run:
     return Run(
         log=name,
         model=header.eval.model,
-        solver=str(header.eval.task_args.get("solver", "direct")),
+        solver=str(header.eval.task_args.get("solver", "direct")).partition(":")[0],  # without a folder of guidelines
         decoding=header.eval.model_generate_config.model_dump(exclude_none=True, exclude={"cache"}),
         protocol=_protocol(header),
         metadata=header.eval.metadata or {},

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from inspect_ai.model import CachePolicy, GenerateConfig, Model, get_model
+from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelInfo, get_model, set_model_info
 
 from shard_eval import solvers
 from shard_eval.embedded import SHA256 as EMBEDDED_SHA
@@ -120,7 +120,9 @@ class System:
     @property
     def name(self) -> str:
         """Name in tables: the label and, if it is not `direct`, the solver."""
-        return self.label if self.solver in ("direct", *solvers.CONSTANTS) else f"{self.label} + {self.solver}"
+        if self.solver in ("direct", *solvers.CONSTANTS):
+            return self.label
+        return f"{self.label} + {solvers.split_name(self.solver)[0]}"
 
     def config(self, cache: bool) -> GenerateConfig:
         """Inspect's decoding settings; a cache entry is keyed by the weights, not by a name."""
@@ -151,6 +153,9 @@ def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) ->
     Raises:
         UsageError: if Inspect knows no such model, or a package or key it needs is missing.
     """
+    if "model_path" in model_args:
+        # Inspect would else ask the hub for "hf/LABEL", to learn its context length: 50 s of retries without one.
+        set_model_info(name, ModelInfo())
     try:
         with redirect_stdout(io.StringIO()):  # Inspect announces itself there; stdout is for results
             return get_model(name, config=config, **model_args)

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import platformdirs
+
 from shard_eval import engine
 from shard_eval.embedded import file_sha, weights
 from shard_eval.errors import DataError, UsageError
@@ -66,6 +68,16 @@ def checkpoint_from_gguf(gguf: Path, folder: Path) -> Path:
             folder.rmdir()
         os.replace(part, folder)  # a killed conversion leaves nothing under this name
     return folder
+
+
+def kept(gguf: Path) -> Path:
+    """The conversion of a GGUF file in the user's cache; made once.
+
+    Raises:
+        UsageError, DataError: as `checkpoint_from_gguf`.
+    """
+    path = engine.gguf_path(str(gguf))
+    return checkpoint_from_gguf(path, platformdirs.user_cache_path("shard-eval") / "checkpoints" / file_sha(path)[:16])
 
 
 def _convert(gguf: Path, folder: Path) -> None:

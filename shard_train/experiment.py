@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from rich.console import Console
 
 from shard_eval import benchmarks, leaks, solvers
@@ -286,12 +285,10 @@ def weights(experiment: Experiment, console: Console) -> Path:
             'training.kind = "full" needs a checkpoint folder as --model: a GGUF base can be served with adapters only.'
         )
     from shard_eval.engine import gguf_path
-    from shard_train.convert import checkpoint_from_gguf
+    from shard_train.convert import kept
 
-    target = platformdirs.user_cache_path("shard-eval") / "checkpoints" / student.weights[:16]
-    if not target.is_dir():
-        console.print(f"Converting {student.label} for training (once).", highlight=False)
-    return checkpoint_from_gguf(gguf_path(student.model.removeprefix("llamacpp/")), target)
+    console.print(f"Weights of {student.label} for training: converted once from its GGUF file.", highlight=False)
+    return kept(gguf_path(student.model.removeprefix("llamacpp/")))
 
 
 def job(experiment: Experiment, trained: Trained, base: Path) -> Job:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from shard_eval import checkpoints
+from shard_eval import checkpoint_files, checkpoints, engine
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
 from shard_eval.logs import Run
@@ -108,13 +108,21 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
         err.print(f"  leak gate: compared with {checked:,} evaluation prompts{dropped}", highlight=False)
         for name, why in p.gate.unchecked.items():
             err.print(f"  leak gate: {name} not compared: {why}", style="yellow", markup=False, highlight=False)
-    cost = due.generation
+    cost, generator = due.generation, experiment.generator
     err.print(
         f"  targets: about {cost.calls:,} calls, {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out; "
         f"selection: up to {due.selections:,} calls; scoring: about {due.answers:,} answers, "
         f"{due.judge_calls:,} judge calls",
         highlight=False,
     )
+    if generator.engine == "llamacpp" and not experiment.folder.is_dir():
+        options = {k: int(v) for k, v in generator.model_args.items() if k in ("slots", "context", "threads")}
+        rate = engine.measure_rate(generator.model.removeprefix("llamacpp/"), **options)
+        minutes = (cost.input_tokens + cost.output_tokens) / rate / 60
+        err.print(
+            f"  {generator.label} reads and writes {rate:,.0f} tokens/s here: up to {minutes:,.0f} min for the targets",
+            highlight=False,
+        )
     return due
 
 
@@ -220,7 +228,7 @@ def _on_split(
 
 def found(experiment: Experiment, leg: Leg) -> list[tuple[Path, int]]:
     """The complete checkpoints of a leg, each with its step."""
-    return [(f.path, f.step or 0) for f in checkpoints.find(experiment.place(leg) / "train")]
+    return [(f.path, f.step or 0) for f in checkpoint_files.find(experiment.place(leg) / "train")]
 
 
 def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained], err: Console) -> Result:

@@ -24,6 +24,7 @@ from support import CALLS, SCRIPTS
 from test_compare import labelled_replies, mostly, pointwise_judge
 
 from shard_eval import benchmarks, checkpoints, passports, plots, report_checkpoints
+from shard_eval.checkpoint_files import find, left_out
 from shard_eval.checkpoints import (
     ITSELF,
     Arm,
@@ -33,8 +34,6 @@ from shard_eval.checkpoints import (
     conclude_family,
     evaluate_family,
     family,
-    find,
-    left_out,
     merge,
     score_arms,
     simultaneous,

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.slow
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as a Hugging Face checkpoint."""
     pytest.importorskip("transformers")
-    from shard_train.convert import embedded_checkpoint
+    from shard_eval.embedded import weights
+    from shard_train.convert import kept
 
-    return embedded_checkpoint(tmp_path_factory.getbasetemp() / "SmolLM2")
+    return kept(weights())
 
 
 def run(system, root: Path):

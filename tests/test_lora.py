@@ -82,9 +82,10 @@ def test_llama_cpp_and_peft_give_nearly_the_same_log_probabilities(tmp_path, tmp
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from shard_train.convert import embedded_checkpoint
+    from shard_eval.embedded import weights
+    from shard_train.convert import kept
 
-    checkpoint = embedded_checkpoint(tmp_path_factory.getbasetemp() / "SmolLM2")
+    checkpoint = kept(weights())
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
     made = get_peft_model(model, config)

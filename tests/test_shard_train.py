@@ -381,10 +381,10 @@ def test_every_method_says_who_writes_its_targets() -> None:
 # --- recipes and guidelines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["shard", "embedded"])
+@pytest.mark.parametrize("name", ["shard", "embedded", "small"])
 def test_the_recipes_that_come_with_the_package_are_read(name: str) -> None:
     found = recipe.load(Path(recipe.__file__).parent / "configs" / f"{name}.toml")
-    assert found.training.rank == 16 and found.training.epochs == 3
+    assert found.training.rank == 16 and found.training.alpha == 32
     if name == "shard":
         assert found == recipe.Recipe()  # the defaults are the published values
 
