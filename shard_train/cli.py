@@ -73,9 +73,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--axes", default=None, help="Judged axes; default per benchmark."),
             click.option(
                 "--controls",
-                default="shard_reframe",
-                show_default=True,
-                help="Further solvers of the base; '' for none.",
+                default=None,
+                help="Further solvers of the base; '' for none. Default shard_reframe; none with --embedded.",
             ),
             click.option("--processes", type=int, default=1, help="Training processes, through accelerate."),
             click.option(
@@ -93,6 +92,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--floor", type=float, default=0.4, show_default=True, help="A judge's least kappa for a claim."
             ),
+            click.option("--label", default=None, help="The model's name in tables; default its own."),
             click.option("-M", "model_args", multiple=True, metavar="KEY=VALUE", help="For the model's provider."),
             click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="For the judge's."),
             click.option("--merge", is_flag=True, help="Also write the chosen checkpoint merged into its base."),
@@ -196,7 +196,7 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     names = _names(options["prompts"] or ("mini" if embedded else ""))
     recipe = _recipe(options, embedded)
     chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
-    student = _system(model, arm_decoding(recipe), options["model_args"])
+    student = _system(model, arm_decoding(recipe), options["model_args"], options["label"])
     rule = recipe.selection.rule
     selector = _system(options["selector"], None, ()) if options["selector"] else student if rule != "none" else None
     return Experiment(
@@ -244,12 +244,12 @@ def _path(model: str) -> str:
     return local(model)
 
 
-def _system(model: str, decoding: Decoding | None, model_args: tuple[str, ...]) -> System:
+def _system(model: str, decoding: Decoding | None, model_args: tuple[str, ...], label: str | None = None) -> System:
     from shard_eval.systems import resolve
 
     if decoding is None:
         return resolve(model, model_args=pairs(model_args))
-    return resolve(_path(model), decoding=decoding, model_args=pairs(model_args))
+    return resolve(_path(model), decoding=decoding, model_args=pairs(model_args), label=label)
 
 
 def _positive(option: str, value: int | None) -> int | None:
@@ -263,7 +263,9 @@ def _settings(options: dict[str, Any]) -> Settings:
     from shard_eval.compare import Terms
     from shard_train.run import Settings
 
-    controls = tuple(dict.fromkeys(c.strip() for c in options["controls"].split(",") if c.strip()))
+    # The embedded model cannot reframe, so the chain as a system would cost more than all other arms and say nothing.
+    wanted = options["controls"] if options["controls"] is not None else "" if options["embedded"] else "shard_reframe"
+    controls = tuple(dict.fromkeys(c.strip() for c in wanted.split(",") if c.strip()))
     for name in controls:
         solvers.split_name(name)
     limits = {k: v for k in ("token_limit", "cost_limit") if (v := options[k]) is not None}
