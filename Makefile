@@ -1,11 +1,11 @@
-# make demo: score the embedded model. make test: all tests. Each installs what it needs into .venv.
+# make demo: score the embedded model, train it, score every checkpoint. make test: all tests. Each installs what it needs into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Without an NVIDIA driver, hold torch at the version whose CPU build is meant (requirements/torch.txt).
 TORCH  := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c requirements/torch.txt")
 
-.PHONY: install dev demo test check smoke bench agreement clean
+.PHONY: install train dev demo test check smoke bench agreement clean
 
 install: $(VENV)/core.done
 dev: $(VENV)/dev.done
@@ -19,13 +19,21 @@ $(VENV)/core.done: pyproject.toml | $(BIN)/python
 
 $(VENV)/dev.done: pyproject.toml requirements/torch.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[dev]"
-	@touch $@ $(VENV)/core.done
+	@touch $@ $(VENV)/core.done $(VENV)/train.done
 
 demo: $(VENV)/core.done
 	$(BIN)/shard demo
+	$(MAKE) --no-print-directory train
+	$(BIN)/shard train shard --embedded --log-dir results/demo
+
+train: $(VENV)/train.done
+$(VENV)/train.done: pyproject.toml requirements/torch.txt | $(BIN)/python
+	@echo "Installing what training needs (torch, transformers, trl, peft)."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[train]"
+	@touch $@ $(VENV)/core.done
 
 test: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not network" -n 2 --dist loadfile
 
 smoke: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
@@ -41,6 +49,9 @@ bench: $(VENV)/dev.done
 	$(BIN)/python tests/benchmarks/table.py
 	$(BIN)/python tests/benchmarks/bootstrap.py
 	$(BIN)/python tests/benchmarks/judge_calls.py
+	$(BIN)/python tests/benchmarks/generation.py
+	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/family.py
 
 # Write the two pages that are computed; tests fail while a page is not what its command gives.
 pages: $(VENV)/dev.done

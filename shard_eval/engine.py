@@ -147,7 +147,8 @@ def serve(
         path: the weights.
         slots: number of requests decoded together.
         context: tokens per request.
-        threads: of the processor; 0 for all. Beside other work take fewer: they wait for each other at every step.
+        threads: of the processor; 0 for OMP_NUM_THREADS or all. Beside other work take fewer: they wait for each other
+            at every step.
         adapters: LoRA files (GGUF) that it must hold; a new server holds all others known for this base too.
 
     Raises:
@@ -167,6 +168,12 @@ def serve(
     return _start(params, settings, held)
 
 
+def _cores() -> int:
+    """Threads to use where nobody says: what OpenMP is told, or all."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else os.cpu_count() or 1
+
+
 def _params(path: Path, slots: int, context: int, threads: int) -> Any:
     import xllamacpp
 
@@ -176,7 +183,7 @@ def _params(path: Path, slots: int, context: int, threads: int) -> Any:
     params.port = 0
     params.n_parallel = slots
     params.n_ctx = slots * context
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or _cores()
     params.use_jinja = True
     params.verbosity = -1
     params.warmup = params.fit_params = False  # both only cost start-up time here

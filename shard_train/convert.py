@@ -53,8 +53,7 @@ def checkpoint_from_gguf(gguf: Path, folder: Path) -> Path:
     gguf = engine.gguf_path(str(gguf))
     made = {"gguf_sha256": file_sha(gguf), "dtype": "bfloat16"}
     if folder.exists() and any(folder.iterdir()):
-        marker = folder / MARKER
-        if marker.is_file() and json.loads(marker.read_text()) == made:
+        if _made(folder, made):
             return folder
         raise UsageError(f"{folder} is not empty and holds no conversion of {gguf.name}. Name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +63,20 @@ def checkpoint_from_gguf(gguf: Path, folder: Path) -> Path:
         _convert(gguf, part)
         require_same_rendering(gguf, part)
         (part / MARKER).write_text(json.dumps(made))
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)  # a killed conversion leaves nothing under this name
+        try:
+            if folder.exists():
+                folder.rmdir()
+            os.replace(part, folder)  # a killed conversion leaves nothing under this name
+        except OSError:
+            if not _made(folder, made):  # else another process finished the same meanwhile
+                raise
     return folder
+
+
+def _made(folder: Path, made: dict[str, str]) -> bool:
+    """Whether a folder holds the finished conversion of a file."""
+    marker = folder / MARKER
+    return marker.is_file() and json.loads(marker.read_text()) == made
 
 
 def kept(gguf: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from shard_eval import plots, report, report_checkpoints
+from shard_eval.embedded import file_sha
 from shard_eval.errors import UsageError
 from shard_eval.report import Grid
 from shard_eval.score import versions
@@ -89,7 +90,7 @@ def write(outcome: Outcome, err: Console) -> Path:
     folder = outcome.experiment.folder
     found = to_json(outcome)
     manifest = outcome.experiment.manifest | {
-        "data_sha256": [t.summary["data_sha256"] for t in outcome.trained if "data_sha256" in t.summary],
+        "data_sha256": [file_sha(outcome.experiment.place(t.leg) / "data.jsonl") for t in outcome.trained],
         "checkpoints": [t.summary["checkpoints"] for t in outcome.trained],
         "versions": versions(),
     }

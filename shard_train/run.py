@@ -15,11 +15,14 @@ from rich.console import Console
 from shard_eval import checkpoint_files, checkpoints, engine
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
+from shard_eval.errors import DataError
 from shard_eval.logs import Run
+from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
 from shard_train import experiment as recipe_of
 from shard_train import generate, select, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
+from shard_train.sft import PROBE
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
     """Say what will be done and what it costs, before it starts."""
     due = bill(experiment, settings, prompts)
     for p in prompts:
-        for name, (dev, test) in p.sizes.items():
+        for name, sizes in p.sizes.items():
+            dev, test = (min(size, experiment.scored_limit or size) for size in sizes)
             n = sum(r.benchmark == name or name.endswith(".jsonl") for r in p.train)
             err.print(f"  {name}: {n} prompts to train on, {dev} to choose by, {test} to report", highlight=False)
         checked = sum(p.gate.checked.values())
@@ -186,6 +190,7 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         env=env,
         meanwhile=meanwhile if beside and not experiment.folds else None,
     )
+    _require_same_rendering(experiment, summary)
     losses = [loss for _, loss in summary["losses"]]
     err.print(
         f"{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
@@ -194,6 +199,22 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         highlight=False,
     )
     return replace(made, summary=summary)
+
+
+def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> None:
+    """Check that the server shows the model a conversation as the trainer did.
+
+    Raises:
+        DataError: if not; such a model answers another format than it learned.
+    """
+    student = experiment.student
+    if student.engine != "llamacpp":
+        return  # the checkpoint's own tokenizer serves it, with the template it was trained with
+    if sha256(engine.render(student.model.removeprefix("llamacpp/"), PROBE)) != summary["probe_sha256"]:
+        raise DataError(
+            f"{student.label}: the chat template renders otherwise in training than on llama.cpp, so that its scores "
+            "would mean nothing. Train from a GGUF whose template llama.cpp and transformers read alike."
+        )
 
 
 def _arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
