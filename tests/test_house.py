@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from support import ROOT, needs_data
 
-from shard_eval import benchmarks, prompts, solvers
+from shard_eval import benchmarks, guidelines, prompts, solvers
 from shard_eval.benchmarks import BENCHMARKS
 from shard_eval.records import AXES, PAIR_AXES
+from shard_train.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_inspect_finds_each_task_in_its_file():
     from inspect_ai import list_tasks
 
     found = {t.name for t in list_tasks(globs=["tasks"], root_dir=ROOT)}
-    assert {b.task for b in BENCHMARKS.values()} | {"judge_calibration", "pairwise"} == found
+    assert {b.task for b in BENCHMARKS.values()} | {"judge_calibration", "own_prompts", "pairwise"} == found
 
 
 def test_tasks_have_versions_and_stay_thin():
@@ -78,15 +79,19 @@ def test_tasks_have_versions_and_stay_thin():
 
 
 def test_every_prompt_file_is_used():
-    files = [*(ROOT / "shard_eval").rglob("*.py"), *(ROOT / "tasks").glob("*.py")]
+    files = [f for folder in ("shard_eval", "shard_train", "tasks") for f in (ROOT / folder).rglob("*.py")]
     code = "\n".join(f.read_text() for f in files)
     judged = {f"judge_{axis}" for axis in AXES} | {f"pair_{axis}" for axis in PAIR_AXES}  # named by the axis
+    judged |= {f"guidelines_{guidelines.slug(name)}" for name in guidelines.TYPES}
     assert judged | {n for n in prompts.names() if f'"{n}"' in code} == set(prompts.names())
 
 
-def test_the_readme_names_every_benchmark_solver_and_command():
+COMMANDS = ("shard score", "shard show", "shard data", "shard judge calibrate", "shard compare", "shard train watch")
+
+
+def test_the_readme_names_every_benchmark_solver_method_and_command():
     text = (ROOT / "README.md").read_text()
-    for name in (*BENCHMARKS, *solvers.SOLVERS, "shard score", "shard show", "shard data", "shard judge calibrate"):
+    for name in (*BENCHMARKS, *solvers.SOLVERS, *COMMANDS, *(f"shard train {m}" for m in METHODS)):
         assert f"`{name}" in text or name in text, name
 
 
@@ -94,6 +99,8 @@ def test_the_readme_shows_the_tree_as_it_is():
     text = (ROOT / "README.md").read_text()
     for file in (ROOT / "shard_eval").glob("*.py"):
         assert file.name in text or file.name == "__init__.py", file.name
+    for file in (ROOT / "shard_train").glob("*.py"):
+        assert file.stem in text or file.name in ("__init__.py", "cli.py"), file.name
 
 
 @needs_data

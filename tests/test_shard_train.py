@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from inspect_ai.model import ChatMessage
 from rich.console import Console
 
-from shard_eval import benchmarks, prompts, solvers
+from shard_eval import benchmarks, prompts, solvers, splits
 from shard_eval.cli import main
 from shard_eval.errors import UsageError
 from shard_eval.systems import Decoding, resolve
@@ -512,3 +512,25 @@ def test_a_run_killed_anywhere_ends_in_the_same_table(tmp_path: Path) -> None:
     published = "".join((folder / n).read_text() for n in ("run.json", "README.md", "verdicts.csv", "targets.csv"))
     assert not any(r.prompt in published for r in benchmarks.load("mini").records)
     assert "model-index" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_cross_fitting_reports_every_prompt_by_a_model_that_never_saw_it(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    line = ["train", "shard", "--embedded", "--config", str(tmp_path / "tiny.toml"), "--folds", "2", "--limit", "4"]
+    line += ["--score-limit", "3", "--controls", "", "--log-dir", str(tmp_path / "results"), "--json", "--gate"]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 1, done.output  # the claim is not supported, and --gate was given
+    found = json.loads(done.stdout)
+    arms = {arm["name"]: arm for arm in found["family"]["arms"]}
+    assert list(arms) == ["base", "base resampled", "benign_intent", "shard checkpoint 1"]
+    assert all(arm["runs"]["2 folds"][0]["n"] == 6 for arm in arms.values())
+    (folder,) = (tmp_path / "results" / "experiments").iterdir()
+    trained = [
+        {json.loads(row)["id"] for row in (folder / leg / "data.jsonl").read_text().splitlines()}
+        for leg in ("fold1", "fold2")
+    ]
+    rows = list(csv.DictReader((folder / "verdicts.csv").open()))
+    fold = {key[1]: number for key, number in splits.fold(benchmarks.load("mini").records, 2).items()}
+    assert rows and all(f"mini:{row['id']}" not in trained[fold[row["id"]] - 1] for row in rows)
