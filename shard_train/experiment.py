@@ -101,7 +101,7 @@ class Experiment:
         return {
             "method": self.method,
             "student": self.student.manifest,
-            "prompts": {name: benchmarks.load(name).sha for name in self.names},
+            "prompts": {(b := benchmarks.load(name)).name: b.sha for name in self.names},
             "recipe": self.recipe.manifest,
             "chain": {"solver": self.chain, "sha256": solvers.fingerprint(self.chain)},
             "teacher": self.teacher.manifest if self.teacher else None,
@@ -121,6 +121,25 @@ class Experiment:
         """Where the run leaves everything but the scored answers."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.method}-{self.student.label}").strip("-.")
         return Path(self.root) / "experiments" / f"{name}-{self.id}"
+
+    @cached_property
+    def scored(self) -> tuple[str, ...]:
+        """The benchmarks that have prompts to choose by and to report; a file may hold training prompts only.
+
+        Raises:
+            UsageError: if there are none.
+        """
+        (leg, *_) = legs(self.folds)
+        loaded = {name: benchmarks.load(name).records for name in self.names}
+        found = tuple(
+            n for n, r in loaded.items() if choose_split(r, leg.test) and (choose_split(r, leg.dev) or self.folds)
+        )
+        if not found:
+            raise UsageError(
+                f"--prompts {', '.join(self.names)}: no prompts to choose a checkpoint by (dev) and to report (test). "
+                "Name a benchmark as well, e.g. mini."
+            )
+        return found
 
     @property
     def generator(self) -> System:

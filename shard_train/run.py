@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from shard_eval import checkpoint_files, checkpoints, engine
+from shard_eval import benchmarks, checkpoint_files, checkpoints, engine
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
 from shard_eval.errors import DataError
@@ -23,6 +23,8 @@ from shard_train import experiment as recipe_of
 from shard_train import generate, select, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.sft import PROBE
+
+REQUEST = 60  # tokens of a request with its chat template, about
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
     plain = 1 + epochs + (2 if settings.resampled else 0)
     answers = judged = 0
     for p in prompts:
-        for n_dev, n_test in p.sizes.values():
+        for n_dev, n_test in (p.sizes[name] for name in experiment.scored):
             n_dev, n_test = (min(n, experiment.scored_limit or n) for n in (n_dev, n_test))
             judged += n_test * (plain + len(settings.controls)) + n_dev * (1 + epochs)
             answers += n_test * (plain + 3 * len(settings.controls)) + n_dev * (1 + epochs)
@@ -105,8 +107,9 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
     for p in prompts:
         for name, sizes in p.sizes.items():
             dev, test = (min(size, experiment.scored_limit or size) for size in sizes)
-            n = sum(r.benchmark == name or name.endswith(".jsonl") for r in p.train)
-            err.print(f"  {name}: {n} prompts to train on, {dev} to choose by, {test} to report", highlight=False)
+            n = sum(r.benchmark == benchmarks.load(name).name for r in p.train)
+            held = f"{dev} to choose by, {test} to report" if name in experiment.scored else "not scored"
+            err.print(f"  {name}: {n} prompts to train on, {held}", highlight=False)
         checked = sum(p.gate.checked.values())
         dropped = f", {len(p.dropped)} near-duplicates left out of training" if p.dropped else ", no leak"
         err.print(f"  leak gate: compared with {checked:,} evaluation prompts{dropped}", highlight=False)
@@ -122,9 +125,13 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
     if generator.engine == "llamacpp" and not experiment.folder.is_dir():
         options = {k: int(v) for k, v in generator.model_args.items() if k in ("slots", "context", "threads")}
         rate = engine.measure_rate(generator.model.removeprefix("llamacpp/"), **options)
-        minutes = (cost.input_tokens + cost.output_tokens) / rate / 60
+        targets = (cost.input_tokens + cost.output_tokens) / rate / 60
+        scoring = due.answers * (REQUEST + experiment.recipe.scoring.max_tokens) / rate / 60
+        same = generator.weights == experiment.student.weights
         err.print(
-            f"  {generator.label} reads and writes {rate:,.0f} tokens/s here: up to {minutes:,.0f} min for the targets",
+            f"  {generator.label} reads and writes {rate:,.0f} tokens/s here: up to {targets:,.0f} min for the targets"
+            + (f", {scoring:,.0f} min for the answers that are scored" if same else "")
+            + "; training says its time after the first steps",
             highlight=False,
         )
     return due
@@ -236,7 +243,7 @@ def _on_split(
 ) -> dict[str, list[Run]]:
     return checkpoints.score_arms(
         arms,
-        experiment.names,
+        experiment.scored,
         split,
         settings.judging,
         experiment.root,
@@ -258,7 +265,7 @@ def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained
         (only,) = trained
         return checkpoints.evaluate_family(
             _arms(experiment, settings, found(experiment, only.leg)),
-            experiment.names,
+            experiment.scored,
             settings.judging,
             experiment.root,
             err,

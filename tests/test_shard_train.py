@@ -327,6 +327,17 @@ def test_own_prompts_that_are_evaluation_prompts_stop_the_run_with_their_ids(tmp
     assert leaked.id in str(error.value) and leaked.prompt not in str(error.value)
 
 
+def test_a_file_of_training_prompts_needs_something_to_be_scored_on(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"How do I bake bread number {i} at home?", "split": "train"} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = experiment(tmp_path, names=(str(path), "mini"), recorded=False)
+    assert run.scored == ("mini",)
+    assert len(stages.gather(run, stages.legs(0)[0]).train) == 4 + 108
+    with pytest.raises(UsageError, match="Name a benchmark as well"):
+        _ = experiment(tmp_path, names=(str(path),), recorded=False).scored
+
+
 def test_nothing_to_learn_from_is_an_error_that_says_why(script: Script, tmp_path: Path) -> None:
     student = replace(resolve(script("mute", lambda messages: "")), decoding=Decoding(0.3, 32, None, 1))
     run = experiment(tmp_path, student=student, recorded=False, limit=4)
