@@ -77,8 +77,18 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         ],
         "training": [t.summary for t in outcome.trained],
         "notes": list(outcome.notes),
-        "family": report_checkpoints.to_json(outcome.result),
+        "family": _family(outcome),
     }
+
+
+def _family(outcome: Outcome) -> dict[str, Any]:
+    """All arms without their breakdowns, which are most of the bytes; `shard show --by` makes them from the runs."""
+    found = report_checkpoints.to_json(outcome.result)
+    for arm in found["arms"]:
+        for runs in arm["runs"].values():
+            for run in runs:
+                del run["breakdown"]
+    return found
 
 
 def write(outcome: Outcome, err: Console) -> Path:
@@ -99,7 +109,6 @@ def write(outcome: Outcome, err: Console) -> Path:
     texts = {
         "manifest.json": report.dumps(manifest),
         "run.json": report.dumps(found),
-        "tables.md": "\n".join(g.markdown() for g in grids(outcome)),
         "README.md": card(outcome),
     }
     for name, text in texts.items():

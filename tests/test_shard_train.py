@@ -508,7 +508,8 @@ def test_a_run_killed_anywhere_ends_in_the_same_table(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         subprocess.run(["pkill", "-9", "-f", f"{tmp_path}"], check=False)
-    first = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    beside = [*line, "--score-beside", "yes"]  # scored while the trainer runs: the same table
+    first = subprocess.run(beside, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     again = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     found = json.loads(first.stdout)
@@ -519,7 +520,7 @@ def test_a_run_killed_anywhere_ends_in_the_same_table(tmp_path: Path) -> None:
     assert "recorded with the prompts" in found["notes"][0]
     (folder,) = (tmp_path / "results" / "experiments").iterdir()
     left = {p.name for p in folder.iterdir()}
-    assert {"manifest.json", "run.json", "README.md", "tables.md", "verdicts.csv", "targets.csv", "curves.svg"} <= left
+    assert {"manifest.json", "run.json", "README.md", "verdicts.csv", "targets.csv", "curves.svg"} <= left
     published = "".join((folder / n).read_text() for n in ("run.json", "README.md", "verdicts.csv", "targets.csv"))
     assert not any(r.prompt in published for r in benchmarks.load("mini").records)
     assert "model-index" in (folder / "README.md").read_text()
