@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shard_train.run import Settings
 
 CONFIGS = Path(__file__).parent / "configs"
+EMBEDDED_ROWS = 36  # what two cores train on in some five minutes
 WITHOUT = {
     "universal": "shard_no_universal",
     "category": "shard_no_category",
@@ -64,7 +65,12 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--select", type=click.Choice(["none", "judge", "harm_gate"]), default=None, help="Default: recipe's."
             ),
             click.option("--selector", default=None, help="Model that selects; default the trained model itself."),
-            click.option("--limit", type=int, default=None, help="At most N training prompts of each benchmark."),
+            click.option(
+                "--limit",
+                type=int,
+                default=None,
+                help="At most N training prompts of each benchmark; 36 with --embedded.",
+            ),
             click.option("--score-limit", type=int, default=None, help="At most N dev and N test prompts of each."),
             click.option(
                 "--folds", type=int, default=0, help="Cross-fit: every prompt is reported by a model that never saw it."
@@ -209,7 +215,7 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         teacher=_system(options["teacher"], None, ()) if options["teacher"] else None,
         selector=selector,
         recorded=embedded or options["targets"] == "recorded",
-        limit=_positive("--limit", options["limit"]),
+        limit=_positive("--limit", EMBEDDED_ROWS if embedded and options["limit"] is None else options["limit"]),
         scored_limit=_positive("--score-limit", options["score_limit"]),
         folds=options["folds"],
         root=options["log_dir"],

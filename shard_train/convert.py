@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import platformdirs
@@ -95,15 +96,16 @@ def _convert(gguf: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
         raise UsageError("converting needs torch and transformers: pip install 'shard-eval[train]'.") from error
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.bfloat16,
-        # Without it the model stays marked as quantised and cannot be saved.
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    model.save_pretrained(folder)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # three progress bars of no use to anybody
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            # Without it the model stays marked as quantised and cannot be saved.
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(folder)
 
 
 def require_same_rendering(gguf: Path, checkpoint: Path) -> None:
