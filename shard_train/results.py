@@ -165,7 +165,7 @@ def card(outcome: Outcome) -> str:
         f"{METHODS[experiment.method].title}.\n\n"
         f"**Claim** (more helpful, and not less safe, than the base): {result.claim.status}\n\n"
         + "".join(f"- {reason}\n" for reason in result.claim.reasons)
-        + f"\n{tables}\n"
+        + f"\n![curves: training loss, and every checkpoint's scores with intervals](curves.svg)\n\n{tables}\n"
         + "Weights: `train/` holds the adapters or models of all checkpoints (safetensors); `manifest.json` the hashes "
         "of weights, data, prompts and settings.\n"
     )
