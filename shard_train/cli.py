@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shard_train.run import Settings
 
 CONFIGS = Path(__file__).parent / "configs"
-EMBEDDED_ROWS = 36  # what two cores train on in some five minutes
+EMBEDDED_ROWS = 30  # what two slow cores train on in some four minutes
 WITHOUT = {
     "universal": "shard_no_universal",
     "category": "shard_no_category",
@@ -69,7 +69,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--limit",
                 type=int,
                 default=None,
-                help="At most N training prompts of each benchmark; 36 with --embedded.",
+                help="At most N training prompts of each benchmark; 30 with --embedded.",
             ),
             click.option("--score-limit", type=int, default=None, help="At most N dev and N test prompts of each."),
             click.option(

@@ -31,7 +31,7 @@ from shard_train.recipe import Recipe
 from shard_train.sft import Job
 
 SAMPLE = "shard-eval sample 1"  # decides which prompts a limit takes
-ATTEMPTS = 8  # prompts on which a model is tried that then learns from recorded targets
+ATTEMPTS = 6  # prompts on which a model is tried that then learns from recorded targets
 
 
 @dataclass(frozen=True)

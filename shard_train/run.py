@@ -113,8 +113,15 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
         checked = sum(p.gate.checked.values())
         dropped = f", {len(p.dropped)} near-duplicates left out of training" if p.dropped else ", no leak"
         err.print(f"  leak gate: compared with {checked:,} evaluation prompts{dropped}", highlight=False)
+        absent = [name for name, why in p.gate.unchecked.items() if "not available" in why]
+        if absent:
+            names = ", ".join(absent)
+            err.print(
+                f"  leak gate: not compared with {names}: not here (`shard data fetch` gets them)", style="yellow"
+            )
         for name, why in p.gate.unchecked.items():
-            err.print(f"  leak gate: {name} not compared: {why}", style="yellow", markup=False, highlight=False)
+            if name not in absent:
+                err.print(f"  leak gate: {name} not compared: {why}", style="yellow", markup=False, highlight=False)
     cost, generator = due.generation, experiment.generator
     err.print(
         f"  targets: about {cost.calls:,} calls, {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out; "

@@ -471,7 +471,7 @@ def test_wrong_use_is_one_clear_message_before_anything_is_asked(tmp_path: Path,
 def test_a_plan_says_what_it_costs_and_does_nothing(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["train", "shard", "--embedded", "--plan", "--log-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "mini: 36 prompts to train on, 36 to choose by, 72 to report" in done.stderr
+    assert "mini: 30 prompts to train on, 36 to choose by, 72 to report" in done.stderr
     assert "calls" in done.stderr and "answers" in done.stderr
     assert not (tmp_path / "experiments").exists()
 
