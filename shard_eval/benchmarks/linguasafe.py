@@ -14,6 +14,7 @@ from typing import Any
 
 from shard_eval.benchmarks.source import Fetched, Pin, Source, open_source, verify
 from shard_eval.errors import DataError
+from shard_eval.guidelines import TYPES
 from shard_eval.records import Record, sha256
 
 SOURCE = Source(
@@ -39,13 +40,6 @@ KEYWORDS = Source(
     sha256="1971edda41076aa14a1cfe13e181a3d37248175bdef6d127958c97bed67e4b93",
 )
 
-TYPES = (
-    "Crimes & Illegal Activities",
-    "Explicit Content",
-    "Fairness & Justice",
-    "Harm & Misuse",
-    "Privacy & Property",
-)
 FIXTURE = Pin(count=83, content="86f31f89f8e70fe08ab1e1c2b5f47f474cc7185370e0911762681647b901eda6")
 
 
