@@ -125,20 +125,15 @@ def local(base: str) -> str:
 
 def _system(base: str, options: dict[str, Any], checkpoint: Path | None = None, label: str | None = None) -> System:
     """The base, or a checkpoint of it, in the one engine and decoding of the family."""
-    from shard_eval.systems import Decoding, resolve
+    from shard_eval.systems import Decoding, resolve, resolve_checkpoint
 
-    decoding = Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"])
-    extra = pairs(options["model_args"])
-    adapter = None
-    model = base
-    if checkpoint is not None and (checkpoint / "adapter_config.json").is_file():
-        adapter = str(checkpoint)
-    elif checkpoint is not None:
-        model = str(checkpoint)
-        if not (checkpoint / "tokenizer_config.json").is_file() and Path(base).is_dir():
-            extra = {"tokenizer_path": base} | extra
-    dtype = options["dtype"]
-    return resolve(model, adapter=adapter, decoding=decoding, dtype=dtype, label=label, model_args=extra)
+    settings: dict[str, Any] = {
+        "decoding": Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"]),
+        "dtype": options["dtype"],
+        "label": label,
+        "model_args": pairs(options["model_args"]),
+    }
+    return resolve(base, **settings) if checkpoint is None else resolve_checkpoint(base, checkpoint, **settings)
 
 
 def _systems(

@@ -194,54 +194,26 @@ async def reframe(request: str, category: str, steps: Steps, folder: str = "") -
     return (draft if failure in ("empty", "echo") else refined), trace | {"outcome": outcome}
 
 
-def _chain(steps: Steps, folder: str) -> Solver:
-    async def solve(state: TaskState, generate: Generate) -> TaskState:
-        category = str(state.metadata.get("type") or "")
-        state.output, state.metadata["shard"] = await reframe(state.input_text, category, steps, folder)
-        state.messages.append(state.output.message)
-        return state
+def _chain(name: str, steps: Steps) -> Callable[..., Solver]:
+    """SHARD at inference time, or without one of its steps; the log keeps every intermediate in `metadata["shard"]`."""
 
-    return solve
+    @solver(name=name)
+    def chain(guidelines: str = "") -> Solver:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            category = str(state.metadata.get("type") or "")
+            state.output, state.metadata["shard"] = await reframe(state.input_text, category, steps, guidelines)
+            state.messages.append(state.output.message)
+            return state
 
+        return solve
 
-@solver
-def shard_reframe(guidelines: str = "") -> Solver:
-    """SHARD at inference time; the log keeps every intermediate in `metadata["shard"]`."""
-    return _chain(CHAINS["shard_reframe"], guidelines)
-
-
-@solver
-def shard_no_universal(guidelines: str = "") -> Solver:
-    """SHARD without the universal principles."""
-    return _chain(CHAINS["shard_no_universal"], guidelines)
-
-
-@solver
-def shard_no_category(guidelines: str = "") -> Solver:
-    """SHARD without the guidelines of the request's category."""
-    return _chain(CHAINS["shard_no_category"], guidelines)
-
-
-@solver
-def shard_no_rewrite(guidelines: str = "") -> Solver:
-    """SHARD without a rewritten request: the draft is improved under benign intent."""
-    return _chain(CHAINS["shard_no_rewrite"], guidelines)
-
-
-@solver
-def shard_no_refine(guidelines: str = "") -> Solver:
-    """SHARD without refining: the rewritten request is answered."""
-    return _chain(CHAINS["shard_no_refine"], guidelines)
+    return chain
 
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "direct": direct,
     "benign_intent": benign_intent,
-    "shard_reframe": shard_reframe,
-    "shard_no_universal": shard_no_universal,
-    "shard_no_category": shard_no_category,
-    "shard_no_rewrite": shard_no_rewrite,
-    "shard_no_refine": shard_no_refine,
+    **{name: _chain(name, steps) for name, steps in CHAINS.items()},
     "always_refuse": always_refuse,
     "always_comply": always_comply,
     "recorded": recorded,

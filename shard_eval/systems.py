@@ -243,6 +243,26 @@ def resolve(
     return System(label or model, model, solver, engine=provider, decoding=decoding, model_args=extra)
 
 
+def resolve_checkpoint(base: str, folder: Path, *, model_args: dict[str, Any] | None = None, **settings: Any) -> System:
+    """A checkpoint of a training run, as it is served beside its base.
+
+    Args:
+        base: what was trained, as `resolve` takes it.
+        folder: the checkpoint: a PEFT adapter, which goes on the base, or a model of its own.
+        model_args: further arguments for Inspect's provider.
+        settings: decoding, dtype and label, as for `resolve`.
+
+    Raises:
+        UsageError: as `resolve`.
+    """
+    if (folder / "adapter_config.json").is_file():
+        return resolve(base, adapter=str(folder), model_args=model_args, **settings)
+    extra = dict(model_args or {})
+    if not (folder / "tokenizer_config.json").is_file() and Path(base).is_dir():
+        extra = {"tokenizer_path": base} | extra
+    return resolve(str(folder), model_args=extra, **settings)
+
+
 def _transformers_args(dtype: str, decoding: Decoding) -> dict[str, Any]:
     """Arguments of Inspect's hf provider; it is greedy by an argument and rejects temperature 0."""
     return {"dtype": dtype} | ({"do_sample": False} if decoding.temperature == 0 else {})

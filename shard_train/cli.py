@@ -194,6 +194,12 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     from shard_train.experiment import Experiment, arm_decoding
 
     embedded = options["embedded"]
+    if "://" in options["log_dir"]:
+        raise UsageError(
+            f"--log-dir {options['log_dir']!r}: weights are written to a folder of this machine. Name one."
+        )
+    if options["merge"] and options["folds"]:
+        raise UsageError("--merge with --folds: every fold trains a model of its own, none of which is the result.")
     if embedded and options["model"] not in (None, "embedded"):
         raise UsageError(f"--embedded names the model already; leave out --model {options['model']!r}.")
     model = "embedded" if embedded else options["model"]
@@ -201,6 +207,8 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         raise UsageError("give the model to train: --model FOLDER, or --embedded for a small run that needs nothing.")
     names = _names(options["prompts"] or ("mini" if embedded else ""))
     recipe = _recipe(options, embedded)
+    if options["merge"] and recipe.training.kind == "full":
+        raise UsageError('--merge: training.kind = "full" leaves whole models, there is no adapter to merge.')
     chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
     student = _system(model, arm_decoding(recipe), options["model_args"], options["label"])
     rule = recipe.selection.rule
@@ -211,6 +219,7 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         student,
         names,
         recipe,
+        model_args=pairs(options["model_args"]),
         chain=f"{chain}:{options['guidelines']}" if options["guidelines"] else chain,
         teacher=_system(options["teacher"], None, ()) if options["teacher"] else None,
         selector=selector,
@@ -218,6 +227,7 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         limit=_positive("--limit", EMBEDDED_ROWS if embedded and options["limit"] is None else options["limit"]),
         scored_limit=_positive("--score-limit", options["score_limit"]),
         folds=options["folds"],
+        limits={k: v for k in ("token_limit", "cost_limit") if (v := options[k]) is not None},
         root=options["log_dir"],
     )
 
@@ -270,11 +280,11 @@ def _settings(options: dict[str, Any]) -> Settings:
     from shard_train.run import Settings
 
     # The embedded model cannot reframe, so the chain as a system would cost more than all other arms and say nothing.
-    wanted = options["controls"] if options["controls"] is not None else "" if options["embedded"] else "shard_reframe"
+    chain = f"shard_reframe:{options['guidelines']}" if options["guidelines"] else "shard_reframe"
+    wanted = options["controls"] if options["controls"] is not None else "" if options["embedded"] else chain
     controls = tuple(dict.fromkeys(c.strip() for c in wanted.split(",") if c.strip()))
     for name in controls:
         solvers.split_name(name)
-    limits = {k: v for k in ("token_limit", "cost_limit") if (v := options[k]) is not None}
     return Settings(
         judging(options["judge"], options["judge_args"]),
         axes=options["axes"],
@@ -283,5 +293,4 @@ def _settings(options: dict[str, Any]) -> Settings:
         processes=options["processes"],
         beside=options["score_beside"],
         cache=not options["no_cache"],
-        limits=limits,
     )

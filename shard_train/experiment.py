@@ -12,7 +12,8 @@ import io
 import json
 import re
 import shutil
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from shard_eval.errors import UsageError
 from shard_eval.logs import inert_cell
 from shard_eval.records import Record, sha256
 from shard_eval.splits import Leak, choose_split
-from shard_eval.systems import Decoding, System, resolve
+from shard_eval.systems import Decoding, System, resolve_checkpoint
 from shard_train import generate, select, training
 from shard_train.methods import METHODS
 from shard_train.recipe import Recipe
@@ -73,12 +74,15 @@ class Experiment:
     """Everything that decides what comes out.
 
     Attributes:
-        student: the model that is trained, as it is served; its decoding is that of every arm.
+        model: the model that is trained, as `systems.resolve` takes it.
+        student: the same, as it is served; its decoding is that of every arm.
+        model_args: what the user wants of its provider, and so of every checkpoint's.
         names: of the benchmarks whose training prompts are learned from, and whose others are scored.
         chain: the solver that makes the targets; an ablation leaves one step out.
         recorded: learn from targets recorded with the prompts; the model only attempts the chain on a few.
         limit: at most so many training prompts of each benchmark.
         scored_limit: at most so many dev and test prompts of each.
+        limits: Inspect's limits per training prompt; one that is met changes the targets.
     """
 
     method: str
@@ -86,6 +90,7 @@ class Experiment:
     student: System
     names: tuple[str, ...]
     recipe: Recipe
+    model_args: dict[str, Any] = field(default_factory=dict)
     chain: str = "shard_reframe"
     teacher: System | None = None
     selector: System | None = None
@@ -93,6 +98,7 @@ class Experiment:
     limit: int | None = None
     scored_limit: int | None = None
     folds: int = 0
+    limits: dict[str, float] = field(default_factory=dict)
     root: str = "results"
 
     @cached_property
@@ -103,12 +109,13 @@ class Experiment:
             "student": self.student.manifest,
             "prompts": {(b := benchmarks.load(name)).name: b.sha for name in self.names},
             "recipe": self.recipe.manifest,
-            "chain": {"solver": self.chain, "sha256": solvers.fingerprint(self.chain)},
+            "chain": {"solver": solvers.split_name(self.chain)[0], "sha256": solvers.fingerprint(self.chain)},
             "teacher": self.teacher.manifest if self.teacher else None,
             "selector": self.selector.manifest if self.selector else None,
             "targets": "recorded" if self.recorded else "generated",
             "limit": self.limit,
             "folds": self.folds,
+            **self.limits,
         }
 
     @property
@@ -225,9 +232,7 @@ class Trained:
         return [d.target for d in self.decisions if d.kept]
 
 
-def make_targets(
-    experiment: Experiment, leg: Leg, prompts: Prompts, console: Console, cache: bool = True, **limits: Any
-) -> Trained:
+def make_targets(experiment: Experiment, leg: Leg, prompts: Prompts, console: Console, cache: bool = True) -> Trained:
     """Generate and select a leg's targets, and write the data file and the table of what became of each prompt.
 
     Args:
@@ -236,7 +241,6 @@ def make_targets(
         prompts: of the leg.
         console: for the progress bars.
         cache: keep generations of local weights by content.
-        limits: Inspect's limits per prompt.
 
     Raises:
         UsageError: if no target is left to learn from.
@@ -244,13 +248,19 @@ def make_targets(
     """
     place = experiment.place(leg)
     made = generate.generate(
-        attempted(experiment, prompts), experiment.generator, str(place / "generate"), console, cache=cache, **limits
+        attempted(experiment, prompts),
+        experiment.generator,
+        str(place / "generate"),
+        console,
+        cache=cache,
+        **experiment.limits,
     )
     targets = generate.recorded(prompts.train).targets if experiment.recorded else made.targets
     rule = experiment.recipe.selection.rule
     decisions = select.select(targets, rule, experiment.selector, str(place / "select"), console, cache=cache)
     found = Trained(leg, prompts, made, tuple(decisions))
-    _write(place / "targets.csv", _table(found))
+    tried = made.targets if experiment.recorded else ()
+    _write(place / "targets.csv", _table([*(select.Decision(t, "attempt only") for t in tried), *decisions]))
     if not found.rows:
         why = ", ".join(f"{reason} {n}" for reason, n in select.reasons(decisions).items())
         raise UsageError(
@@ -270,17 +280,14 @@ def _row(target: generate.Target) -> dict[str, Any]:
     }
 
 
-def _table(found: Trained) -> str:
+def _table(decisions: Sequence[select.Decision]) -> str:
     """What became of every training prompt: ids and states, no text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["benchmark", "id", "prompt_sha", "type", "outcome", "mode", "failed_attempts", "kept", "why_not"])
-    learned = {d.target.key: d for d in found.decisions}
-    for target in {**{t.key: t for t in found.generated.targets}, **{k: d.target for k, d in learned.items()}}.values():
-        decision = learned.get(target.key)
-        why = decision.why_not if decision is not None else "attempt only"
-        kept = decision is not None and decision.kept
-        cells = [*target.key, target.type, target.outcome, target.mode, " ".join(target.failures), int(kept), why]
+    for d in decisions:
+        t = d.target
+        cells = [*t.key, t.type, t.outcome, t.mode, " ".join(t.failures), int(d.kept), d.why_not]
         writer.writerow([inert_cell(cell) for cell in cells])
     return out.getvalue()
 
@@ -306,7 +313,7 @@ def weights(experiment: Experiment, console: Console) -> Path:
     from shard_eval.engine import gguf_path
     from shard_train.convert import kept
 
-    console.print(f"Weights of {student.label} for training: converted once from its GGUF file.", highlight=False)
+    console.print(f"{student.label} is trained on its GGUF file's weights, converted once.", highlight=False)
     return kept(gguf_path(student.model.removeprefix("llamacpp/")))
 
 
@@ -316,17 +323,17 @@ def job(experiment: Experiment, trained: Trained, base: Path) -> Job:
     return Job(str(base), str(place / "data.jsonl"), str(place / "train"), experiment.recipe.training)
 
 
-def checkpoint(experiment: Experiment, folder: Path, step: int) -> System:
+def checkpoint(experiment: Experiment, folder: Path, name: str) -> System:
     """A checkpoint as it is served: the same engine, dtype and decoding as its base."""
-    student, label = experiment.student, f"{experiment.method} step {step}"
-    if (folder / "adapter_config.json").is_file():
-        found = resolve(
-            experiment.model, adapter=str(folder), decoding=student.decoding, dtype=student.dtype, label=label
-        )
-    else:
-        found = resolve(str(folder), decoding=student.decoding, dtype=student.dtype, label=label)
-    extra = {k: v for k, v in student.model_args.items() if k in ("slots", "context", "threads")}
-    return replace(found, model_args=found.model_args | extra)
+    student = experiment.student
+    return resolve_checkpoint(
+        experiment.model,
+        folder,
+        decoding=student.decoding,
+        dtype=student.dtype,
+        label=name,
+        model_args=experiment.model_args,
+    )
 
 
 def arm_decoding(recipe: Recipe) -> Decoding:

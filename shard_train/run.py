@@ -5,14 +5,14 @@ The trainer is a process of its own, so this one scores: after the training, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from shard_eval import benchmarks, checkpoint_files, checkpoints, engine
+from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
 from shard_eval.errors import DataError
@@ -24,29 +24,26 @@ from shard_train import generate, select, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.sft import PROBE
 
+UNTRAINED = "the base with this chain, not trained."
 REQUEST = 60  # tokens of a request with its chat template, about
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run goes about it; nothing of this changes what comes out.
+    """How the arms are scored, and how the run goes about it; nothing of this changes the trained weights.
 
     Attributes:
         controls: solvers that are scored beside the base: inference-time systems.
-        resampled: also the base drawn again, and benign_intent.
         beside: score while training goes on: "auto", "yes" or "no".
-        limits: Inspect's limits per training prompt.
     """
 
     judging: Judging
     axes: str | None = None
     controls: tuple[str, ...] = ("shard_reframe",)
-    resampled: bool = True
     terms: Terms = field(default_factory=Terms)
     processes: int = 1
     beside: str = "auto"
     cache: bool = True
-    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,34 +58,49 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a run will ask of models and of the trainer, at most or about."""
+    """What a run will ask of models, at most or about.
+
+    Attributes:
+        selections: calls of the selector.
+        answers: of all arms; a control's chain counts for its three calls.
+        paid: the roles that cost money.
+    """
 
     generation: generate.Cost
     selections: int
     answers: int
     judge_calls: int
-    rows: int
     paid: tuple[str, ...]
 
 
 def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts]) -> Bill:
-    """Count what is to be done; finished parts are not asked again."""
+    """Count what is to be done, and check all that scoring needs; finished parts are not asked again.
+
+    Raises:
+        UsageError: for axes, a judge or a limit with which the scoring would fail after the training.
+    """
     tried = [recipe_of.attempted(experiment, p) for p in prompts]
     costs = [generate.estimate(t, experiment.chain, experiment.recipe.generation.max_tokens) for t in tried]
     total = generate.Cost(*(sum(getattr(c, k) for c in costs) for k in ("calls", "input_tokens", "output_tokens")))
-    rows = sum(len(p.train) for p in prompts)
     per_row = {"none": 0, "judge": 4, "harm_gate": 1}[experiment.recipe.selection.rule]
-    epochs = experiment.recipe.training.epochs * experiment.recipe.training.checkpoints
-    plain = 1 + epochs + (2 if settings.resampled else 0)
-    answers = judged = 0
-    for p in prompts:
-        for n_dev, n_test in (p.sizes[name] for name in experiment.scored):
-            n_dev, n_test = (min(n, experiment.scored_limit or n) for n in (n_dev, n_test))
-            judged += n_test * (plain + len(settings.controls)) + n_dev * (1 + epochs)
-            answers += n_test * (plain + 3 * len(settings.controls)) + n_dev * (1 + epochs)
-    axes = 4 if settings.axes is None else len(settings.axes.split(","))
-    calls = judged * axes if settings.judging.grader else 0
-    return Bill(total, rows * per_row, answers, calls, rows, _paid(experiment, settings))
+    kept = experiment.recipe.training.epochs * experiment.recipe.training.checkpoints
+    plain, controls = 3 + kept, len(settings.controls)  # base, drawn again, benign_intent; every checkpoint
+    answers = calls = 0
+    for leg in legs(experiment.folds):
+        parts = [(leg.test, plain, controls)] + ([] if experiment.folds else [(leg.dev, 1 + kept, 0)])
+        for split, alone, chains in parts:
+            for plan in score.plans(
+                experiment.student,
+                experiment.scored,
+                settings.judging,
+                axes=settings.axes,
+                split=split,
+                limit=experiment.scored_limit,
+            ):
+                answers += plan.records * (alone + 3 * chains)
+                calls += plan.judge_calls * (alone + chains)
+    rows = sum(len(p.train) for p in prompts)
+    return Bill(total, rows * per_row, answers, calls, _paid(experiment, settings))
 
 
 def _paid(experiment: Experiment, settings: Settings) -> tuple[str, ...]:
@@ -113,15 +125,9 @@ def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Promp
         checked = sum(p.gate.checked.values())
         dropped = f", {len(p.dropped)} near-duplicates left out of training" if p.dropped else ", no leak"
         err.print(f"  leak gate: compared with {checked:,} evaluation prompts{dropped}", highlight=False)
-        absent = [name for name, why in p.gate.unchecked.items() if "not available" in why]
-        if absent:
-            names = ", ".join(absent)
-            err.print(
-                f"  leak gate: not compared with {names}: not here (`shard data fetch` gets them)", style="yellow"
-            )
-        for name, why in p.gate.unchecked.items():
-            if name not in absent:
-                err.print(f"  leak gate: {name} not compared: {why}", style="yellow", markup=False, highlight=False)
+        for why in dict.fromkeys(p.gate.unchecked.values()):
+            names = ", ".join(name for name, reason in p.gate.unchecked.items() if reason == why)
+            err.print(f"  leak gate: {names} not compared: {why}", style="yellow", markup=False, highlight=False)
     cost, generator = due.generation, experiment.generator
     err.print(
         f"  targets: about {cost.calls:,} calls, {cost.input_tokens:,} tokens in, {cost.output_tokens:,} out; "
@@ -162,7 +168,7 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
     for leg, of_leg in zip(legs(experiment.folds), prompts, strict=True):
         name = f" ({leg.name})" if leg.name else ""
         err.rule(f"targets{name}", align="left")
-        made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache, **settings.limits)
+        made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
         _tell(made, experiment, err)
         err.rule(f"training{name}", align="left")
         trained.append(_train(experiment, settings, made, err))
@@ -193,8 +199,8 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     env, beside = training.devices(settings.beside)
 
     def meanwhile(complete: list[Path]) -> None:
-        arms = _arms(experiment, settings, [(p, int(p.name.rpartition("-")[2])) for p in complete])
-        wanted = [a for a in arms if a.kind in ("base", "checkpoint")]
+        steps = [(path, int(path.name.rpartition("-")[2])) for path in complete]
+        wanted = [a for a in _arms(experiment, settings, steps) if a.kind in ("base", "checkpoint")]
         _on_split(experiment, settings, wanted, made.leg.dev, err)
 
     summary = training.train(
@@ -233,13 +239,18 @@ def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> 
 
 def _arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
     """The base, its controls, and the checkpoints, in one engine, dtype and decoding."""
-    note = "trained on targets recorded with the prompts" if experiment.recorded else ""
-    systems = [(recipe_of.checkpoint(experiment, path, step), step) for path, step in folders]
-    arms = checkpoints.family(experiment.student, systems, settings.resampled)
-    arms = [replace(a, note=note) if a.kind == "checkpoint" and note else a for a in arms]
+    notes = ["trained on targets recorded with the prompts"] if experiment.recorded else []
+    notes += ["each prompt answered by the model that was trained without its fold"] if experiment.folds else []
+    systems = []
+    for number, (path, step) in enumerate(folders, start=1):
+        # Steps differ between the folds' runs, and the same checkpoint of all of them is one arm.
+        name = f"checkpoint {number}" if experiment.folds else f"step {step}"
+        systems.append((recipe_of.checkpoint(experiment, path, f"{experiment.method} {name}"), step))
+    arms = checkpoints.family(experiment.student, systems)
+    arms = [replace(a, note="; ".join(notes)) if a.kind == "checkpoint" else a for a in arms]
     first = next(i for i, a in enumerate(arms) if a.kind == "checkpoint")
     extra = [
-        Arm(name, replace(experiment.student, solver=name), "control", note="the base with this chain, not trained.")
+        Arm(solvers.split_name(name)[0], replace(experiment.student, solver=name), "control", note=UNTRAINED)
         for name in settings.controls
     ]
     return [*arms[:first], *extra, *arms[first:]]
@@ -286,29 +297,12 @@ def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained
     parts: dict[str, list[list[Run]]] = {}
     arms: list[Arm] = []
     for t in trained:
-        arms = [_crossfit(experiment, a, i) for i, a in _counted(_arms(experiment, settings, found(experiment, t.leg)))]
+        arms = _arms(experiment, settings, found(experiment, t.leg))
         checkpoints.check(arms, settings.terms.declared)
         for name, runs in _on_split(experiment, settings, arms, t.leg.test, err).items():
             parts.setdefault(name, []).append(runs)
     joined = {name: [checkpoints.merge(same) for same in zip(*runs, strict=True)] for name, runs in parts.items()}
     return checkpoints.conclude_family(arms, {}, joined, ("none", f"{experiment.folds} folds"), settings.terms)
-
-
-def _counted(arms: Sequence[Arm]) -> list[tuple[int, Arm]]:
-    """Arms with the number of their checkpoint, from 1; 0 for the others."""
-    number, found = 0, []
-    for arm in arms:
-        number += arm.kind == "checkpoint"
-        found.append((number if arm.kind == "checkpoint" else 0, arm))
-    return found
-
-
-def _crossfit(experiment: Experiment, arm: Arm, number: int) -> Arm:
-    """A checkpoint's name without its step, which differs between the folds' runs."""
-    if not number:
-        return arm
-    note = f"{arm.note + '; ' if arm.note else ''}each prompt answered by the model that was trained without its fold"
-    return replace(arm, name=f"{experiment.method} checkpoint {number}", note=note)
 
 
 def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]) -> list[str]:

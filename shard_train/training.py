@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shard_eval.errors import LogError
-from shard_train.sft import RESULT, Job, command, complete, events
+from shard_train.sft import RESULT, Job, command, complete, events, run
 
 POLL = 0.5  # seconds
 
@@ -69,11 +69,14 @@ def train(
         The trainer's summary.
 
     Raises:
+        UsageError: if the folder holds what came of another job, other data say.
         LogError: if the trainer failed; its last words are in the message.
         KeyboardInterrupt: if the user stopped it; the newest complete checkpoint is kept.
     """
     out = Path(job.out)
-    if not (out / RESULT).is_file():
+    if (out / RESULT).is_file():
+        run(job)  # does nothing but refuse a folder in which another job was finished
+    else:
         out.mkdir(parents=True, exist_ok=True)
         file = job.write(out.parent / "job.json")
         with (out / "trainer.log").open("w", encoding="utf-8") as log, _process(file, processes, env, log) as process:

@@ -18,13 +18,16 @@ import pytest
 from click.testing import CliRunner
 from inspect_ai.model import ChatMessage
 from rich.console import Console
+from test_sft import make_model
 
-from shard_eval import benchmarks, prompts, solvers, splits
+from shard_eval import benchmarks, engine, prompts, solvers, splits
 from shard_eval.cli import main
-from shard_eval.errors import UsageError
+from shard_eval.errors import DataError, UsageError
+from shard_eval.records import sha256
 from shard_eval.systems import Decoding, resolve
 from shard_train import experiment as stages
-from shard_train import generate, recipe, select
+from shard_train import generate, recipe, select, sft, training
+from shard_train import run as running
 from shard_train.experiment import Experiment
 from shard_train.generate import Target
 from shard_train.guidelines import read_taxonomy, why_not
@@ -458,6 +461,8 @@ def test_an_unreadable_taxonomy_is_refused(tmp_path: Path) -> None:
         (["shard", "--embedded", "--limit", "0"], "--limit 0"),
         (["shard", "--embedded", "--controls", "shard_reframed"], "shard_reframed"),
         (["shard", "--embedded", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["shard", "--embedded", "--axes", "harmm"], "harmm"),
+        (["shard", "--embedded", "--merge", "--folds", "2"], "none of which"),
         (["teacher", "--embedded"], "needs a --teacher"),
         (["shard", "--embedded", "--teacher", "embedded"], "takes no --teacher"),
     ],
@@ -468,11 +473,77 @@ def test_wrong_use_is_one_clear_message_before_anything_is_asked(tmp_path: Path,
     assert message in done.stderr and "Traceback" not in done.output
 
 
+def test_weights_are_not_written_to_a_bucket() -> None:
+    done = CliRunner().invoke(main, ["train", "shard", "--embedded", "--plan", "--log-dir", "s3://bucket/x"])
+    assert done.exit_code == 2 and "folder of this machine" in done.stderr
+
+
+def test_a_folder_of_guidelines_counts_by_its_content_and_its_path_is_published_nowhere(tmp_path: Path) -> None:
+    ids = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "harm_misuse.md").write_text("- Mind the gap.\n")
+        found = experiment(tmp_path, chain=f"shard_reframe:{tmp_path / name}")
+        ids.append(found.id)
+        assert str(tmp_path) not in json.dumps(found.manifest)
+    assert ids[0] == ids[1] != experiment(tmp_path).id
+
+
+def test_a_model_that_is_shown_another_format_than_it_learned_is_not_scored(tmp_path: Path) -> None:
+    same = sha256(engine.render("embedded", sft.PROBE))
+    running._require_same_rendering(experiment(tmp_path), {"probe_sha256": same})
+    with pytest.raises(DataError, match="renders otherwise in training"):
+        running._require_same_rendering(experiment(tmp_path), {"probe_sha256": sha256("another format")})
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "trainer", "scorer", "beside"),
+    [
+        ([], "auto", None, None, False),
+        ([], "yes", None, None, True),
+        (["0"], "auto", None, None, False),
+        (["0", "1", "2"], "auto", "0,1", "2", True),
+        (["0", "1"], "no", None, None, False),
+    ],
+)
+def test_scoring_beside_training_takes_the_last_gpu_if_there_is_one_to_spare(
+    monkeypatch: pytest.MonkeyPatch,
+    there: list[str],
+    wanted: str,
+    trainer: str | None,
+    scorer: str | None,
+    beside: bool,
+) -> None:
+    monkeypatch.setattr(training, "gpus", lambda: there)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "unset")
+    env, found = training.devices(wanted)
+    assert (env.get("CUDA_VISIBLE_DEVICES"), found) == (trainer, beside)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == (scorer or "unset")
+
+
+def test_a_finished_training_of_other_data_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "prompt": [{"role": "user", "content": "Q?"}],
+        "completion": [{"role": "assistant", "content": "A"}],
+    }
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    job = sft.Job("nowhere", str(tmp_path / "data.jsonl"), str(tmp_path / "train"), recipe.Training())
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / sft.STARTED).write_text(json.dumps(job.identity))
+    (tmp_path / "train" / sft.RESULT).write_text('{"rows": 1}')
+    assert training.train(job, QUIET) == {"rows": 1}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row | {"id": "b"}) + "\n")
+    with pytest.raises(UsageError, match="data_sha256"):
+        training.train(job, QUIET)
+
+
 def test_a_plan_says_what_it_costs_and_does_nothing(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["train", "shard", "--embedded", "--plan", "--log-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "mini: 30 prompts to train on, 36 to choose by, 72 to report" in done.stderr
-    assert "calls" in done.stderr and "answers" in done.stderr
+    # 72 test prompts: base, again, benign_intent, two checkpoints; 36 dev prompts: base and two checkpoints.
+    assert "about 468 answers, 0 judge calls" in done.stderr and "tokens/s here" in done.stderr
     assert not (tmp_path / "experiments").exists()
 
 
@@ -521,6 +592,9 @@ def test_a_run_killed_anywhere_ends_in_the_same_table(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "results" / "experiments").iterdir()
     left = {p.name for p in folder.iterdir()}
     assert {"manifest.json", "run.json", "README.md", "verdicts.csv", "targets.csv", "curves.svg"} <= left
+    rows = list(csv.DictReader((folder / "targets.csv").open()))
+    assert [row["why_not"] for row in rows] == ["attempt only"] * stages.ATTEMPTS + [""] * 8
+    assert [row["outcome"] for row in rows[stages.ATTEMPTS :]] == ["recorded"] * 8
     published = "".join((folder / n).read_text() for n in ("run.json", "README.md", "verdicts.csv", "targets.csv"))
     assert not any(r.prompt in published for r in benchmarks.load("mini").records)
     assert "model-index" in (folder / "README.md").read_text()
@@ -546,3 +620,28 @@ def test_cross_fitting_reports_every_prompt_by_a_model_that_never_saw_it(tmp_pat
     rows = list(csv.DictReader((folder / "verdicts.csv").open()))
     fold = {key[1]: number for key, number in splits.fold(benchmarks.load("mini").records, 2).items()}
     assert rows and all(f"mini:{row['id']}" not in trained[fold[row["id"]] - 1] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_checkpoint_folder_is_trained_and_every_checkpoint_of_it_is_scored_on_transformers(
+    tmp_path: Path, kind: str
+) -> None:
+    base = make_model(tmp_path / "base")
+    # Its tokenizer was made from ten sentences, so that an answer is many tokens.
+    config = TINY.replace("max_length = 96", f'max_length = 512\nkind = "{kind}"\ncheckpoints = 2')
+    (tmp_path / "tiny.toml").write_text(config)
+    line = ["train", "shard", "--model", str(base), "--prompts", "mini", "--targets", "recorded", "--controls", ""]
+    line += ["--config", str(tmp_path / "tiny.toml"), "--limit", "8", "--score-limit", "3", "--json"]
+    done = CliRunner().invoke(main, [*line, "--log-dir", str(tmp_path / "results")])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    arms = {arm["name"]: arm["system"] for arm in found["family"]["arms"]}
+    assert list(arms) == ["base", "base resampled", "benign_intent", "shard step 1", "shard step 2"]
+    assert {(a["engine"], a["dtype"]) for a in arms.values()} == {("transformers", "bfloat16")}
+    kept = {a["weights_sha256"] for name, a in arms.items() if name.startswith("shard")}
+    assert len(kept) == 2 and arms["base"]["weights_sha256"] not in kept
+    assert {a["base_sha256"] for name, a in arms.items() if name.startswith("shard")} == (
+        {arms["base"]["weights_sha256"]} if kind == "lora" else {""}
+    )
