@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from inspect_ai.log import (
 )
 
 from shard_eval.errors import LogError
-from shard_eval.records import AXES, Axis, Verdict, score_to_verdict
+from shard_eval.records import AXES, Axis, Verdict, score_to_verdict, sha256
 
 
 @dataclass(frozen=True)
@@ -311,8 +312,116 @@ def to_csv(rows: Iterable[Row]) -> str:
     return out.getvalue()
 
 
+def from_csv(text: str, source: str) -> tuple[Row, ...]:
+    """Read a verdict table back; labels, reasons and ids are checked.
+
+    Args:
+        text: what `to_csv` wrote.
+        source: its name, for messages.
+
+    Raises:
+        LogError: naming the line, if it is no such table.
+    """
+    lines = csv.reader(io.StringIO(text, newline=""))
+    header = next(lines, [])
+    missing = [name for name in _PLAIN if name not in header]
+    if missing:
+        raise LogError(f"{source} is no verdict table: it has no column {missing[0]!r}.")
+    judged = [axis for axis in AXES if axis in header]
+    rows = []
+    for number, cells in enumerate(lines, 2):
+        try:
+            rows.append(_csv_row(dict(zip(header, cells, strict=True)), judged))
+        except ValueError as error:
+            raise LogError(f"{source}:{number}: {error}. The table was edited or cut.") from error
+    if len({(r.benchmark, r.id, r.prompt_sha, r.epoch) for r in rows}) != len(rows):
+        raise LogError(f"{source} holds the same record twice in one epoch.")
+    return tuple(sorted(rows, key=lambda r: (r.id, r.epoch)))
+
+
+def _csv_row(cells: dict[str, str], judged: Sequence[Axis]) -> Row:
+    labels: dict[Axis, int | None] = {}
+    reasons: dict[Axis, str] = {}
+    for axis in judged:
+        label, reason = cells[axis], cells.get(f"{axis}_unscored", "")
+        if not label and not reason:
+            continue  # not judged on this record
+        verdict = Verdict(axis, int(label) if label else None, reason or None)  # type: ignore[arg-type]
+        labels[axis] = verdict.label
+        if verdict.reason is not None:
+            reasons[axis] = verdict.reason
+    numbers = {
+        "epoch": int(cells["epoch"]),
+        "chars": int(cells["chars"]),
+        "level": int(cells["level"]) if cells["level"] else None,
+    }
+    text = {name: _plain_cell(cells[name]) for name in _PLAIN if name not in numbers}
+    return Row(**text, **numbers, labels=labels, reasons=reasons)  # type: ignore[arg-type]
+
+
+def read_folder(folder: str | Path) -> Run:
+    """Read a finished run from the small files it left (manifest.json, verdicts.csv), without its log.
+
+    Raises:
+        LogError: if they are missing, of an older version, damaged, or do not belong together.
+    """
+    place = str(folder).rstrip("/")
+    manifest, text = _small_files(place)
+    try:
+        protocol = Protocol(
+            **{**manifest["protocol"], "prompts": tuple((a, sha) for a, sha in manifest["protocol"]["prompts"])}
+        )
+        system, expected = manifest["system"], manifest["verdicts_sha256"]
+        model, solver, decoding = system["model"], system["solver"], system["decoding"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise LogError(
+            f"{place}/manifest.json lacks what a run's identity needs ({error}). If an older version wrote it, repeat "
+            "the command that made the folder: finished work is not done again."
+        ) from error
+    if sha256(text) != expected:
+        raise LogError(f"{place}/verdicts.csv is not the file its manifest names: it was changed since it was written.")
+    rows = from_csv(text, f"{place}/verdicts.csv")
+    if not rows or any(row.benchmark != protocol.benchmark for row in rows):
+        raise LogError(f"{place}/verdicts.csv holds no rows, or rows of another benchmark than {protocol.benchmark}.")
+    return Run(
+        log=place,
+        model=str(model),
+        solver=str(solver),
+        decoding=dict(decoding),
+        protocol=protocol,
+        metadata={"system": system, "system_id": manifest.get("system_id", ""), "run": manifest.get("run", {})},
+        rows=rows,
+        metrics={},
+        usage=dict(manifest.get("usage", {})),
+    )
+
+
+def _small_files(place: str) -> tuple[dict[str, Any], str]:
+    """A run's manifest and the text of its verdict table."""
+    try:
+        with fsspec.open(f"{place}/manifest.json", "r", encoding="utf-8") as file:
+            manifest = json.load(file)
+        with fsspec.open(f"{place}/verdicts.csv", "r", encoding="utf-8", newline="") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
+        raise LogError(
+            f"{place} is no folder of a finished run: manifest.json and verdicts.csv cannot be read ({error})."
+        ) from error
+    if not isinstance(manifest, dict):
+        raise LogError(f"{place}/manifest.json is no manifest.")
+    return manifest, str(text)
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _plain_cell(text: str) -> str:
+    """The text that `inert_cell` made inert."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
+
 def inert_cell(value: object) -> object:
     """Keep a spreadsheet from taking text for a formula."""
     if value is None:
         return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -267,12 +267,13 @@ def entry(plan: Plan, found: Run) -> report.Entry:
 
 def _write(folder: str, plan: Plan, found: Run) -> None:
     name = found.log.rsplit("/", 1)[-1]
+    verdicts = to_csv(found.rows)
     manifest = {
         "system": plan.system.manifest,
         "system_id": plan.system.id,
         "run": plan.identity,
-        "origin": found.protocol.origin,
-        "task": f"{found.protocol.task} {found.protocol.version}",
+        "protocol": asdict(found.protocol),
+        "verdicts_sha256": sha256(verdicts),
         "usage": found.usage,
         "versions": versions(),
         "log": name,
@@ -281,7 +282,7 @@ def _write(folder: str, plan: Plan, found: Run) -> None:
     for name, text in (
         ("manifest.json", report.dumps(manifest)),
         ("summary.json", report.dumps(report.to_json(line))),
-        ("verdicts.csv", to_csv(found.rows)),
+        ("verdicts.csv", verdicts),
     ):
         with fsspec.open(f"{folder}/{name}", "w", encoding="utf-8", newline="") as file:
             file.write(text)

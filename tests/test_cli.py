@@ -148,7 +148,7 @@ def test_a_fixture_says_so_in_every_output(tmp_path):
     (folder,) = tmp_path.glob("*/linguasafe*")
     assert "FIXTURE" in folder.name
     assert "FIXTURE" in json.loads((folder / "summary.json").read_text())["system"]
-    assert json.loads((folder / "manifest.json").read_text())["origin"] == "fixture"
+    assert json.loads((folder / "manifest.json").read_text())["protocol"]["origin"] == "fixture"
     assert "FIXTURE" in shard("show", str(folder), "--markdown").output
     assert "FIXTURE" in shard("data", "check", "linguasafe_en").output
 
