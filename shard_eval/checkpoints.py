@@ -37,13 +37,12 @@ from shard_eval.stats.claims import Claim
 from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.intervals import Estimate
 from shard_eval.stats.paired import difference
-from shard_eval.stats.resampling import NO_SPREAD, cluster_weights, max_t, standard_errors
+from shard_eval.stats.simultaneous import RESAMPLES, simultaneous
 from shard_eval.summary import METRICS, Metric, measure
 from shard_eval.systems import System
 
 Kind = Literal["base", "resampled", "control", "checkpoint"]
 PARTS = ("joint", "helpfulness", "harmful", "over_refusal")
-RESAMPLES = 10_000
 
 
 # --- the family --------------------------------------------------------------------------------------------------
@@ -501,59 +500,6 @@ def _simultaneous_of(lines: Sequence[_Line], level: float, resamples: int, seed:
         else line
         for line in lines
     ]
-
-
-def simultaneous(
-    values: npt.NDArray[np.float64],
-    clusters: Sequence[str],
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Intervals of the means of k columns of differences that all hold at once.
-
-    The largest |t| of all columns, as in `resampling.differences`, which takes no gaps: here each column has its own
-    pairs, so that a checkpoint which often lacks verdicts costs the others nothing. Where nothing varies, Bonferroni.
-    None is narrower than the pointwise one.
-
-    Args:
-        values: n × k differences between -1 and 1, NaN where there is none; every column has some.
-        clusters: n labels; rows that share one are drawn together.
-        level: confidence level of all k together.
-        resamples: of the clusters.
-        seed: of the draws.
-
-    Returns:
-        k lower and k upper bounds.
-
-    Raises:
-        UsageError: if there are fewer than two clusters, or too few resamples.
-
-    Source: `resampling.max_t`; means over the rows that are there, linearised: Davison and Hinkley 1997, chapter 2.7.
-    """
-    boot = cluster_weights(clusters, resamples=resamples, seed=seed)
-    known = ~np.isnan(values)
-    k, counts = values.shape[1], known.sum(axis=0)
-    means = np.where(known, values, 0.0).sum(axis=0) / counts
-    residuals = boot.totals(np.where(known, values - means, 0.0))
-    scored = (boot.totals(known.astype(float)) > 0).sum(axis=0)  # clusters
-    varies = np.abs(residuals).max(axis=0) > NO_SPREAD
-    # As `resampling.unbiased`, for the clusters that a column has.
-    residuals *= np.sqrt(scored / np.maximum(scored - 1, 1))
-    drawn = np.matmul((residuals / counts).astype(np.float32).T, boot.weights.T)
-    deviations = np.vstack([drawn, np.zeros((1, resamples), dtype=np.float32)])
-    first, base = np.arange(k), np.full(k, k)
-    errors = np.where(varies, standard_errors(deviations, first, base), 0.0)
-    df = float(scored[varies].min() - 1) if varies.any() else math.inf
-    reach = max_t(deviations, first, base, means, errors, df, level)[0] * errors
-    low, high = means - reach, means + reach
-    for i in range(k):
-        mine = known[:, i]
-        group = [c for c, yes in zip(clusters, mine, strict=True) if yes]
-        alone = difference(values[mine, i].tolist(), group, level if varies[i] else 1 - (1 - level) / k)
-        low[i] = max(-1.0, min(low[i], alone.low))
-        high[i] = min(1.0, max(high[i], alone.high))
-    return low, high
 
 
 # --- all together ------------------------------------------------------------------------------------------------

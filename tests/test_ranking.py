@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import time
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import evalica
@@ -17,8 +21,18 @@ from scipy import optimize, special
 
 from shard_eval.errors import UsageError
 from shard_eval.stats import ranking
-from shard_eval.stats.ranking import bradley_terry, davidson, group_letters, rank_intervals, significantly_better
+from shard_eval.stats.ranking import (
+    Ranking,
+    bradley_terry,
+    davidson,
+    group_letters,
+    rank,
+    rank_intervals,
+    significantly_better,
+)
 from shard_eval.stats.resampling import cluster_weights, differences
+from shard_eval.stats.simultaneous import simultaneous
+from shard_eval.stats.tables import sign_test
 
 Floats = npt.NDArray[np.float64]
 
@@ -334,3 +348,307 @@ def test_letters_go_on_after_z() -> None:
 def test_letters_need_a_symmetric_table_of_flags(table: Any) -> None:
     with pytest.raises(UsageError, match="symmetric"):
         group_letters(table)
+
+
+# --- a board -----------------------------------------------------------------------------------------------------
+
+
+def labels(n: int, size: int = 1) -> list[str]:
+    return [f"c{i // size}" for i in range(n)]
+
+
+def members(found: Ranking) -> list[set[int]]:
+    """Columns of each bar."""
+    return [
+        {found.order[p] for p in range(first, last + 1) if p not in skips}
+        for (first, last), skips in zip(found.bars, found.skips, strict=True)
+    ]
+
+
+def apart(found: Ranking, i: int, j: int) -> bool:
+    """No group holds both."""
+    return not any({i, j} <= group for group in members(found))
+
+
+BOTH = pytest.mark.parametrize("pairwise", [40, 1], ids=["pairs", "range"])
+
+
+@BOTH
+def test_a_board_with_clear_differences_is_in_order(pairwise: int) -> None:
+    found = rank(systems([0.5, 0.9, 0.1], 1), labels(300), resamples=500, pairwise=pairwise)
+    assert found.order == (1, 0, 2) and found.letters == ("b", "a", "c")
+    assert found.best == found.worst == (2, 1, 3)
+    assert found.bars == ((0, 0), (1, 1), (2, 2)) and found.skips == ((), (), ())
+    assert (found.critical is None) == (pairwise == 40)
+    assert (found.clusters, found.level, found.resamples, found.seed) == (300, 0.95, 500, 0)
+
+
+@BOTH
+def test_systems_of_a_board_that_cannot_be_told_apart_share_ranks_and_a_letter(pairwise: int) -> None:
+    found = rank(systems([0.5, 0.05, 0.5], 2), labels(300), resamples=500, pairwise=pairwise)
+    assert found.letters == ("a", "b", "a") and found.best == (1, 3, 1) and found.worst == (2, 3, 2)
+    assert found.bars == ((0, 1), (2, 2))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 9), st.sampled_from([40, 1]), st.sampled_from([0.0, 0.2]), st.integers(0, 999))
+def test_ranks_letters_and_bars_of_a_board_say_the_same(k: int, pairwise: int, gaps: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = systems(rng.random(k).tolist(), seed, n=120)
+    values[rng.random(values.shape) < gaps] = math.nan
+    found = rank(values, labels(120), resamples=200, pairwise=pairwise)
+    means = np.round(np.nanmean(values, axis=0), 12)
+    assert found.order == tuple(sorted(range(k), key=lambda i: (-means[i], i)))
+    for i in range(k):
+        others = [j for j in range(k) if apart(found, i, j)]
+        assert (found.best[i] - 1) + (k - found.worst[i]) == len(others)
+        if not gaps:
+            assert found.best[i] == 1 + sum(means[j] > means[i] for j in others)
+        for j in range(k):
+            assert bool(set(found.letters[i]) & set(found.letters[j])) != apart(found, i, j)
+            if found.critical is not None:
+                assert apart(found, i, j) == (abs(means[i] - means[j]) > found.critical)
+
+
+def test_pairs_of_a_board_are_those_of_the_joint_intervals() -> None:
+    values = systems([0.3, 0.42, 0.45, 0.6], 3)
+    values[np.random.default_rng(3).random(values.shape) < 0.1] = math.nan
+    found = rank(values, labels(300), resamples=500, seed=7)
+    ranked = values[:, list(found.order)]  # the sign of a pair does not matter, but its rounding does
+    pairs = list(itertools.combinations(range(4), 2))
+    d = np.stack([ranked[:, i] - ranked[:, j] for i, j in pairs], axis=1)
+    low, high = simultaneous(d, labels(300), resamples=500, seed=7, cautious=True)
+    for (i, j), a, b in zip(pairs, low, high, strict=True):
+        assert apart(found, found.order[i], found.order[j]) == (a > 0 or b < 0)
+
+
+@BOTH
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 999))
+def test_order_of_rows_and_columns_changes_no_board(pairwise: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, clusters = systems([0.1, 0.3, 0.5, 0.7, 0.8], seed, n=150), labels(150, 2)
+    values[rng.random(values.shape) < 0.1] = math.nan
+    found = rank(values, clusters, resamples=200, pairwise=pairwise)
+    rows, columns = rng.permutation(150), rng.permutation(5)
+    again = rank(values[rows][:, columns], [clusters[i] for i in rows], resamples=200, pairwise=pairwise)
+    assert again.best == tuple(found.best[i] for i in columns)
+    assert again.worst == tuple(found.worst[i] for i in columns)
+    if len(set(np.nanmean(values, axis=0).round(12))) == 5:  # a tie is broken by the number of the column
+        assert tuple(columns[i] for i in again.order) == found.order
+        assert again.letters == tuple(found.letters[i] for i in columns)
+    if found.critical is not None:
+        assert again.critical == pytest.approx(found.critical, rel=1e-5)
+
+
+@BOTH
+def test_changing_the_sign_turns_the_ranks_around(pairwise: int) -> None:
+    values = systems([0.3, 0.45, 0.5, 0.7], 5)
+    found = rank(values, labels(300), resamples=500, pairwise=pairwise)
+    turned = rank(-values, labels(300), resamples=500, pairwise=pairwise)
+    assert turned.order == found.order[::-1]
+    # The noise of the range is drawn for other columns then, which moves the critical difference in its third digit.
+    assert turned.best == tuple(5 - w for w in found.worst) and turned.worst == tuple(5 - b for b in found.best)
+
+
+@BOTH
+def test_identical_and_constant_columns_of_a_board(pairwise: int) -> None:
+    one = systems([0.5], 6)
+    values = np.hstack([one, one, np.ones((300, 1)), np.zeros((300, 2))])
+    found = rank(values, labels(300), resamples=500, pairwise=pairwise)
+    assert found.order == (2, 0, 1, 3, 4) and found.letters == ("b", "b", "a", "c", "c")
+    assert found.best == (2, 2, 1, 4, 4) and found.worst == (3, 3, 1, 5, 5)
+
+
+@BOTH
+def test_a_board_where_nothing_happens_divides_nothing(pairwise: int) -> None:
+    found = rank(np.ones((939, 4)), labels(939), resamples=500, pairwise=pairwise)
+    assert found.letters == ("a",) * 4 and found.best == (1,) * 4 and found.worst == (4,) * 4
+    assert found.critical is None or found.critical > 2 / 939
+
+
+@BOTH
+@pytest.mark.parametrize("wins", range(3, 9))
+def test_rare_events_divide_a_board_where_the_exact_sign_test_does(pairwise: int, wins: int) -> None:
+    values = np.ones((939, 2))
+    values[:wins, 1] = 0
+    found = rank(values, labels(939), pairwise=pairwise)
+    assert apart(found, 0, 1) == (sign_test(wins, 0, 939 - wins).p < 0.05) == (wins > 5)
+
+
+@BOTH
+def test_with_few_clusters_nothing_is_told_apart(pairwise: int) -> None:
+    values = np.repeat([[1.0, 0.0, 0.5]], 87, axis=0)
+    found = rank(values, labels(87, 3), pairwise=pairwise)
+    assert found.order == (0, 2, 1) and found.letters == ("a",) * 3 and found.clusters == 29
+    assert found.best == (1,) * 3 and found.worst == (3,) * 3 and found.bars == ((0, 2),)
+    assert "30 independent prompts" in found.method and found.critical is None
+    assert rank(np.vstack([values, values[:3]]), labels(90, 3), pairwise=pairwise).letters == ("a", "c", "b")
+
+
+@BOTH
+def test_a_system_with_few_values_is_told_apart_from_none_and_costs_the_others_nothing(pairwise: int) -> None:
+    values = systems([0.1, 0.5, 0.9], 8)
+    few = np.where(np.arange(300) < 20, 1.0, math.nan)[:, None]
+    found = rank(np.hstack([values, few]), labels(300), resamples=500, pairwise=pairwise)
+    without = rank(values, labels(300), resamples=500, pairwise=pairwise)
+    assert found.order == (3, 2, 1, 0) and found.letters == ("c", "b", "a", "abc")
+    assert found.best == (3, 2, 1, 1) and found.worst == (4, 3, 2, 4)
+    assert found.bars == ((0, 1), (0, 2), (0, 3)) and found.skips == ((), (1,), (1, 2))
+    assert found.critical == without.critical and "fewer than 30" in found.method
+
+
+def test_systems_that_share_no_prompt_are_not_told_apart_pair_by_pair() -> None:
+    values = np.array([[1.0, math.nan]] * 50 + [[math.nan, 0.0]] * 50)
+    assert rank(values, labels(100)).letters == ("a", "a")
+
+
+@BOTH
+def test_one_system_has_the_first_rank_and_no_letter(pairwise: int) -> None:
+    found = rank(systems([0.5], 9), labels(300), pairwise=pairwise)
+    assert (found.order, found.best, found.worst, found.letters) == ((0,), (1,), (1,), ("",))
+    assert found.bars == found.skips == () and found.critical is None
+
+
+def empty_column() -> Floats:
+    values = systems([0.5, 0.5, 0.5], 10)
+    values[:, 1] = math.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (empty_column(), "column 1 has no value at all"),
+        (np.full((300, 2), 1.5), "got 1.5 to 1.5"),
+        (np.repeat([[-1.0, 1.0]], 300, axis=0), "between 0 and 1, or -1 and 0"),
+        (np.full((300, 2), math.inf), "got inf"),
+        (np.zeros((200, 2)), "300 labels"),
+        (np.zeros(300), "shape"),
+        (np.zeros((300, 0)), "shape"),
+    ],
+)
+def test_tables_that_cannot_be_ranked_are_refused(values: Floats, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rank(values, labels(300), resamples=200)
+
+
+@BOTH
+@pytest.mark.parametrize(("level", "resamples"), [(1.0, 500), (0.9999, 200), (0.95, 50)])
+def test_levels_that_the_resamples_do_not_reach_are_refused(pairwise: int, level: float, resamples: int) -> None:
+    with pytest.raises(UsageError, match=r"level|resamples"):
+        rank(systems([0.2, 0.5], 1), labels(300), level=level, resamples=resamples, pairwise=pairwise)
+
+
+def test_letters_of_a_long_board_are_ranges_that_overlap_where_systems_do_not_differ() -> None:
+    values = (np.random.default_rng(11).random((939, 300)) < np.linspace(0.05, 0.95, 300)).astype(float)
+    found = rank(values, labels(939), resamples=500)
+    assert len(found.bars) > 52 and found.critical is not None
+
+    def number(letter: str) -> int:
+        return 52 * letter.count(".") + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letter[-1])
+
+    spans = [[number(x) for x in re.findall(r"\.*[a-zA-Z]", letters)] for letters in found.letters]
+    means = values.mean(axis=0).round(12)
+    for i, j in itertools.combinations(range(300), 2):
+        overlap = spans[i][0] <= spans[j][-1] and spans[j][0] <= spans[i][-1]
+        assert overlap == (abs(means[i] - means[j]) <= found.critical)
+    assert max(map(len, found.letters)) < 20
+
+
+# --- error and speed of a board ----------------------------------------------------------------------------------
+
+Draw = Callable[[np.random.Generator, int], Floats]
+
+
+def independent(n: int, share: float) -> Draw:
+    return lambda rng, k: (rng.random((n, k)) < share).astype(float)
+
+
+def correlated(n: int, share: float) -> Draw:
+    """Six of ten prompts do the same to every system that listens to them."""
+
+    def draw(rng: np.random.Generator, k: int) -> Floats:
+        common = rng.random((n, k)) < 0.6
+        return (np.where(common, rng.random((n, 1)), rng.random((n, k))) < share).astype(float)
+
+    return draw
+
+
+def scores(n: int) -> Draw:
+    return lambda rng, k: rng.beta(0.5 + 2 * rng.random((n, 1)), 1, (n, k))
+
+
+def in_triples(n: int, share: float) -> Draw:
+    def draw(rng: np.random.Generator, k: int) -> Floats:
+        shares = rng.beta(2 * share, 2 * (1 - share), (n // 3, 1)).repeat(3, axis=0)
+        return (rng.random((n, k)) < shares).astype(float)
+
+    return draw
+
+
+def with_gaps(n: int, share: float) -> Draw:
+    """The later the column, the more is missing, and more on some prompts than on others."""
+
+    def draw(rng: np.random.Generator, k: int) -> Floats:
+        values = (rng.random((n, k)) < share).astype(float)
+        missing = np.linspace(0, 0.5, k) * np.where(rng.random((n, 1)) < 0.5, 1.5, 0.5)
+        values[rng.random((n, k)) < missing] = math.nan
+        return values
+
+    return draw
+
+
+NULLS = {
+    "rare, 200": (independent(200, 0.01), labels(200)),
+    "rare, 939": (independent(939, 0.01), labels(939)),
+    "rare and correlated, 939": (correlated(939, 0.01), labels(939)),
+    "common, 36": (independent(36, 0.3), labels(36)),
+    "common, 200": (independent(200, 0.3), labels(200)),
+    "correlated, 200": (correlated(200, 0.3), labels(200)),
+    "scores, 200": (scores(200), labels(200)),
+    "triples, 216": (in_triples(216, 0.2), labels(216, 3)),
+    "gaps, 200": (with_gaps(200, 0.3), labels(200)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "pairwise"), [(3, 40), (8, 40), (8, 1), (60, 40)])
+@pytest.mark.parametrize("null", NULLS)
+def test_equal_systems_are_divided_on_at_most_five_percent_of_boards(null: str, k: int, pairwise: int) -> None:
+    """Measured with 1,000 boards in docs/decisions/0008-ranks.md; here enough to notice when it breaks."""
+    draw, clusters = NULLS[null]
+    rng, trials, divided = np.random.default_rng(k), 60 if k == 60 else 150, 0
+    for trial in range(trials):
+        found = rank(draw(rng, k), clusters, resamples=400, seed=trial, pairwise=pairwise)
+        divided += len(found.bars) > 1
+    assert divided / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+@pytest.mark.slow
+def test_the_range_finds_what_the_pairs_find_where_all_vary_alike() -> None:
+    rng, found = np.random.default_rng(12), []
+    for trial in range(40):
+        values = (rng.random((939, 8)) < np.linspace(0.30, 0.44, 8)).astype(float)
+        found.append([sum(rank(values, labels(939), resamples=400, seed=trial, pairwise=p).best) - 8 for p in (40, 1)])
+    pairs, spans = np.mean(found, axis=0) / 28
+    assert 0.3 < pairs < 0.5 and spans == pytest.approx(pairs, abs=0.04)
+
+
+@pytest.mark.slow
+def test_time_and_memory_of_a_board_are_linear_in_its_systems() -> None:
+    values = (np.random.default_rng(0).random((939, 1000)) < np.linspace(0.05, 0.95, 1000)).astype(float)
+    clusters = labels(939)
+
+    def seconds(k: int) -> float:
+        start = time.process_time()
+        rank(values[:, :: 1000 // k], clusters)
+        return time.process_time() - start
+
+    hundred, thousand = min(seconds(100) for _ in range(3)), min(seconds(1000) for _ in range(2))
+    assert thousand <= 11 * hundred and thousand < 5
+    tracemalloc.start()
+    rank(values, clusters)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120e6, peak

@@ -441,7 +441,13 @@ def standard_errors(deviations: Singles, first: Indices, second: Indices) -> Flo
 
 
 def max_t(
-    deviations: Singles, first: Indices, second: Indices, estimates: Floats, errors: Floats, df: float, level: float
+    deviations: Singles | Floats,
+    first: Indices,
+    second: Indices,
+    estimates: Floats,
+    errors: Floats,
+    df: float,
+    level: float,
 ) -> tuple[float, Floats]:
     """Critical value for joint intervals and step-down p-values of m differences.
 

@@ -208,8 +208,8 @@ def exact_p(wins: int, losses: int, n: int, null: float) -> float:
     grid = np.linspace(0, math.pi / 2, 50 + 10 * math.isqrt(n))
     step, best = grid[1], 0.0
     for _ in range(3):
-        found = [_tail((1 - abs(null)) / 2 * math.sin(angle) ** 2, null, n, least) for angle in grid]
-        best = max(best, *found)
+        found = _tails((1 - abs(null)) / 2 * np.sin(grid) ** 2, null, n, least)
+        best = max(best, float(found.max()))
         peak = float(grid[int(np.argmax(found))])
         grid, step = np.clip(np.linspace(peak - step, peak + step, 21), 0, math.pi / 2), step / 10
     return min(1.0, best)
@@ -233,24 +233,33 @@ def _least_wins(wins: int, losses: int, n: int, null: float) -> npt.NDArray[np.f
     return np.array(least, dtype=float)
 
 
-def _tail(rarer: float, null: float, n: int, least: npt.NDArray[np.float64]) -> float:
-    """Probability of least[c] or more wins at c losses.
+def _tails(
+    rarer: npt.NDArray[np.float64], null: float, n: int, least: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Probabilities of least[c] or more wins at c losses.
 
     Args:
-        rarer: probability of a win or of a loss, whichever is rarer; the other one is |null| more frequent.
+        rarer: m probabilities of a win or of a loss, whichever is rarer; the other one is |null| more frequent.
         null: probability of a win less that of a loss.
         n: number of pairs.
         least: fewest wins for 0, 1, ... losses; more losses than these do not count.
+
+    Returns:
+        m probabilities.
     """
     win, loss = rarer + max(null, 0.0), rarer + max(-null, 0.0)
     c = np.arange(len(least), dtype=float)
     ways = special.gammaln(n + 1) - special.gammaln(c + 1) - special.gammaln(n - c + 1)
-    mass = np.exp(ways + special.xlogy(c, loss) + special.xlog1py(n - c, -loss))
+    mass = np.exp(ways + special.xlogy(c, loss[:, None]) + special.xlog1py(n - c, -loss[:, None]))
     # The rest is too improbable to change a digit of p that anybody reads, and counts as if it had enough wins.
-    likely = mass > 1e-15
-    needed, share = least[likely], min(1.0, win / (1 - loss)) if loss < 1 else 0.0
-    enough = np.where(needed > 0, special.betainc(np.maximum(needed, 1), n - c[likely] - needed + 1, share), 1.0)
-    return float((mass[likely] * enough).sum() + mass[~likely].sum())
+    row, column = np.nonzero(mass > 1e-15)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(loss < 1, np.minimum(1.0, win / (1 - loss)), 0.0)[row]
+    needed = least[column]
+    enough = np.where(needed > 0, special.betainc(np.maximum(needed, 1), n - c[column] - needed + 1, share), 1.0)
+    mass[row, column] *= enough
+    total: npt.NDArray[np.float64] = mass.sum(axis=1)
+    return total
 
 
 def check_alternative(alternative: str) -> None:
