@@ -243,13 +243,14 @@ def _finish(result: Result, folder: Path, options: dict[str, Any], out: Console,
 
 
 def _pictures(result: Result, training: list[dict[str, float]], err: Console) -> dict[str, bytes]:
-    """The curves as files; a missing matplotlib costs them, not the evaluation."""
+    """The curves as files; a missing vl-convert costs them, not the evaluation."""
     from shard_eval import plots, report_checkpoints
 
     scores, base = report_checkpoints.points(result)
     try:
         title = f"{result.base.system.name}: {result.choice.arm}, {result.choice.reason}"
-        return {f"curves.{kind}": plots.drawn(kind, training, scores, base, title) for kind in ("svg", "png")}
+        spec = plots.curves(training, scores, base, title)
+        return {f"curves.{kind}": plots.draw(kind, spec) for kind in ("svg", "png")}
     except UsageError as error:
         err.print(f"No curves: {error}", markup=False)
         return {}

@@ -128,13 +128,14 @@ def grids(outcome: Outcome) -> list[Grid]:
 
 
 def _curves(outcome: Outcome, err: Console) -> dict[str, bytes]:
-    """The curves as files, of the first leg; a missing matplotlib costs them, not the run."""
+    """The curves as files, of the first leg; a missing vl-convert costs them, not the run."""
     steps = events(outcome.experiment.place(outcome.trained[0].leg) / "train")
     losses = [{"step": float(e["step"]), "loss": float(e["loss"])} for e in steps]
     scores, base = report_checkpoints.points(outcome.result)
     title = f"{outcome.experiment.method}: {outcome.experiment.student.label}"
     try:
-        return {f"curves.{kind}": plots.drawn(kind, losses, scores, base, title) for kind in ("svg", "png")}
+        spec = plots.curves(losses, scores, base, title)
+        return {f"curves.{kind}": plots.draw(kind, spec) for kind in ("svg", "png")}
     except UsageError as error:
         err.print(f"No curves: {error}", markup=False)
         return {}

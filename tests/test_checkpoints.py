@@ -198,7 +198,8 @@ def test_tables_and_files_say_all_of_it_and_hold_no_text(helped, results):
     points, base = report_checkpoints.points(result)
     assert {(p["step"], p["split"]) for p in points} == {(s, x) for s in (10, 20) for x in ("dev", "train")}
     assert {p["metric"] for p in base} == {"joint safe-helpful ↑", "harmful ↓", "over-refusal ↓"}
-    folder = Path(report_checkpoints.write(result, results, {"curves.svg": plots.drawn("svg", [], points, base)}))
+    drawn = plots.draw("svg", plots.curves([], points, base))
+    folder = Path(report_checkpoints.write(result, results, {"curves.svg": drawn}))
     assert folder.parent == Path(results) / "families" and folder.name.endswith(result.id)
     assert {f.name for f in folder.iterdir()} == {"family.json", "verdicts.csv", "manifest.json", "curves.svg"}
     data = json.loads((folder / "family.json").read_text())
@@ -538,26 +539,39 @@ def point(step: int | None, value: float, split: str = "dev") -> plots.Point:
     )
 
 
-def test_curves_are_the_same_file_every_time(tmp_path):
+def test_curves_are_the_same_file_every_time():
     scores = [point(s, 0.3 + s / 100, split) for s in (10, 20) for split in ("dev", "test")]
     training = [{"step": float(i), "loss": 2 / (i + 1)} for i in range(20)]
-    for name in ("a.svg", "b.svg", "a.png", "b.png"):
-        plots.curves(tmp_path / name, training, scores, [point(None, 0.2), point(None, 0.25, "test")], "a run")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
-    plots.curves(tmp_path / "only.svg", training, [])
-    plots.curves(tmp_path / "one.svg", [], [point(1, 0.5)])
+    spec = plots.curves(training, scores, [point(None, 0.2), point(None, 0.25, "test")], "a run")
+    assert plots.draw("svg", spec) == plots.draw("svg", spec)
+    assert plots.draw("png", spec) == plots.draw("png", spec)
+    assert plots.draw("png", spec)[:4] == b"\x89PNG"
+    text = plots.draw("svg", spec).decode()
+    assert all(f">{words}<" in text for words in ("a run", "training loss", "joint ↑", "dev", "test", plots.BASE))
+    assert b"training loss" in plots.draw("svg", plots.curves(training, []))
+    assert b"training loss" not in plots.draw("svg", plots.curves([], [point(1, 0.5)]))
 
 
-def test_what_cannot_be_drawn_says_why(tmp_path, monkeypatch):
+def test_curves_hold_each_score_with_its_interval_and_the_base_as_a_band():
+    spec = plots.curves([], [point(10, 0.4), point(20, 0.5)], [point(None, 0.2)])
+    band, line, dev, _ = spec["concat"][0]["layer"]
+    assert band["mark"]["type"] == "rect" and line["data"]["values"][0]["value"] == 0.2
+    assert band["data"]["values"][0] == {
+        "step": 0, "split": "dev", "value": 0.2, "low": 0.1, "high": 0.3, "what": plots.BASE,
+    }  # fmt: skip
+    assert [tuple(v.values()) for v in dev["data"]["values"]] == [
+        (10, "dev", 0.4, 0.3, 0.5), (20, "dev", 0.5, 0.4, 0.6),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_drawn_says_why(monkeypatch):
     with pytest.raises(UsageError, match="nothing to draw"):
-        plots.drawn("svg", [], [])
+        plots.curves([], [])
     with pytest.raises(UsageError, match="not 'pdf'"):
-        plots.curves(tmp_path / "a.pdf", [], [point(1, 0.5)])
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+        plots.draw("pdf", plots.curves([], [point(1, 0.5)]))
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(UsageError, match=r"shard-eval\[plots\]"):
-        plots.drawn("svg", [], [point(1, 0.5)])
+        plots.draw("svg", plots.curves([], [point(1, 0.5)]))
 
 
 def test_the_training_log_is_read_from_either_trainer(tmp_path):
