@@ -15,7 +15,7 @@ from rich.console import Console
 
 from shard_eval import passports, running, score
 from shard_eval.errors import UsageError
-from shard_eval.logs import Row, Run, differing_arms, read_run, system_name
+from shard_eval.logs import Protocol, Row, Run, differing_arms, read_run, system_name
 from shard_eval.pairs import Preferences, pair_rows, pairwise_task, read_preferences, to_csv
 from shard_eval.records import SIGNED, Axis, sha256
 from shard_eval.stats.claims import PARTS, Claim, Evidence, claim
@@ -206,6 +206,8 @@ def arms_differ(matched: Matched) -> list[str]:
 
 def untrusted(judge: str, prompts: Mapping[str, str], axes: Sequence[Axis], floor: float) -> list[str]:
     """Why a judge must not carry a claim on these axes; empty if it agrees with people well enough."""
+    if judge == passports.HUMAN:
+        return []
     known = [a for a in passports.agreements(judge, prompts) if a.found["n"] >= MIN_LABELS]
     found = []
     for axis in axes:
@@ -248,10 +250,9 @@ def pointwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
     )
 
 
-def _judge_errors(matched: Matched, metric: Metric) -> tuple[Estimate, Estimate] | None:
+def judge_errors(protocol: Protocol, metric: Metric) -> tuple[Estimate, Estimate] | None:
     """Sensitivity and specificity of the pointwise judge where people labelled what the metric counts."""
     axis = {"harmful": "harm", "over_refusal": "refusal"}.get(metric.name)
-    protocol = matched.candidate.protocol
     for found in passports.agreements(protocol.judge, dict(protocol.prompts)):
         if found.axis == axis and "detection" in found.found and found.found["n"] >= MIN_LABELS:
             sensitivity, specificity = (found.found["detection"][k] for k in ("sensitivity", "specificity"))
@@ -263,7 +264,7 @@ def _corrected(
     matched: Matched, metric: Metric, pairs: Sequence[tuple[float, float, str]], level: float
 ) -> Corrected | None:
     """The difference corrected for the judge's errors, from the pairs that have verdicts."""
-    errors = _judge_errors(matched, metric)
+    errors = judge_errors(matched.candidate.protocol, metric)
     scored = [(a, c) for a, b, c in pairs if a == b]
     if errors is None or not scored:
         return None
@@ -284,7 +285,7 @@ def rates(matched: Matched, terms: Terms) -> list[tuple[Rate, Rate]]:
     found = []
     for metric in (m for m in METRICS if m.name in ("joint", *dict(POINTWISE).values())):
         measured = [measure(metric, run.rows, terms.level) for run in (matched.candidate, matched.baseline)]
-        errors = _judge_errors(matched, metric)
+        errors = judge_errors(matched.candidate.protocol, metric)
         pair = [
             Rate(metric.title, m.estimate, rogan_gladen(m.estimate, *errors, terms.level) if errors else None)
             for m in measured

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalSample, EvalSampleSummary, read_eval_log_samples
@@ -22,13 +24,14 @@ from shard_eval.logs import (
     find_log,
     inert_cell,
     judge_name,
+    plain_cell,
     read_header,
     read_run,
     read_summaries,
     require_same_protocol,
 )
 from shard_eval.logs import usage as tokens_used
-from shard_eval.records import PAIR_AXES, Axis, Choice, score_to_preference, sha256
+from shard_eval.records import PAIR_AXES, SIGNED, Axis, Choice, score_to_preference, sha256
 from shard_eval.scorers import PREFERENCES, parse_pair_axes
 
 
@@ -254,3 +257,77 @@ def to_csv(rows: Sequence[PairRow]) -> str:
             cells += [row.states[axis] or "", first or "", second or "", row.reasons.get(axis, "")]
         writer.writerow(cells)
     return out.getvalue()
+
+
+def from_csv(text: str, source: str) -> tuple[PairRow, ...]:
+    """Read a table of preferences back.
+
+    Raises:
+        LogError: naming the line, if it is no such table.
+    """
+    rows = []
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    judged = [axis for axis in PAIR_AXES if axis in (reader.fieldnames or [])]
+    for number, cells in enumerate(reader, 2):
+        try:
+            rows.append(_csv_row(cells, judged))
+        except (KeyError, ValueError, TypeError) as error:
+            raise LogError(f"{source}:{number} is no row of preferences ({error}). It was edited or cut.") from error
+    if not rows or not judged:
+        raise LogError(f"{source} holds no preferences.")
+    return tuple(sorted(rows, key=lambda r: (r.id, r.epoch)))
+
+
+def _csv_row(cells: dict[str, str], judged: Sequence[Axis]) -> PairRow:
+    states: dict[Axis, str | None] = {}
+    for axis in judged:
+        states[axis] = cells[axis] or None
+        if cells[axis] not in ("", *SIGNED):
+            raise ValueError(f"{cells[axis]!r} is no state of a preference")
+    text = {
+        name: plain_cell(cells[name]) for name in ("benchmark", "id", "prompt_sha", "cluster", "category", "intent")
+    }
+    return PairRow(
+        **text,
+        epoch=int(cells["epoch"]),
+        identical=(identical := cells["identical"] == "True"),
+        chars=(int(cells["chars_candidate"]), int(cells["chars_baseline"])),
+        states=states,
+        orders={
+            axis: () if identical else tuple(cells[f"{axis}_candidate_{o}"] or None for o in ("first", "second"))  # type: ignore[misc]
+            for axis in judged
+        },
+        reasons={axis: reason for axis in judged if (reason := cells[f"{axis}_unscored"])},
+    )
+
+
+def read_folder_preferences(folder: str, candidate: Run, baseline: Run) -> Preferences:
+    """Read what `shard compare --judge` left in a comparison's folder, without its logs.
+
+    Args:
+        folder: results/comparisons/CANDIDATE-ID--BASELINE-ID.
+        candidate: the run it must be about.
+        baseline: what it was compared with.
+
+    Raises:
+        LogError: if the folder is about other systems, other records, or this benchmark was not judged pairwise.
+    """
+    place = folder.rstrip("/")
+    benchmark = candidate.protocol.benchmark
+    try:
+        with fsspec.open(f"{place}/comparison.json", "r", encoding="utf-8") as file:
+            found = json.load(file)
+        with fsspec.open(f"{place}/preferences-{benchmark}.csv", "r", encoding="utf-8", newline="") as file:
+            rows = from_csv(file.read(), file.name)
+        entry = next(e for e in found["pairwise"] if e["benchmark"] == benchmark)
+        judge, prompts = str(entry["judge"]), tuple((axis, sha) for axis, sha in entry["prompts"])
+        systems = [found["candidate"], found["baseline"]]
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise LogError(
+            f"{place} holds no preferences on {benchmark} ({error!r}). Compare the two with `shard compare --judge`."
+        ) from error
+    if systems != [candidate.metadata.get("system"), baseline.metadata.get("system")]:
+        raise LogError(f"{place} compares other systems than {candidate.log} and {baseline.log}.")
+    if {(r.id, r.prompt_sha, r.epoch) for r in rows} != {(r.id, r.prompt_sha, r.epoch) for r in candidate.rows}:
+        raise LogError(f"{place} compares responses to other records than {candidate.log} holds.")
+    return Preferences(place, judge, prompts, {}, rows, dict(entry.get("usage", {})))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,25 @@ from shard_eval.pairs import read_preferences
 from shard_eval.records import Axis, sha256
 from shard_eval.systems import resolve
 
+HUMAN = "human"
+"""Name of the judge that is people: the reference, not measured against anybody."""
 
-def _store() -> Path:
-    return platformdirs.user_data_path("shard-eval") / "passports"
+_place: ContextVar[Path | None] = ContextVar("passports", default=None)
+
+
+def store() -> Path:
+    """The folder of passports: the user's own, or the one a board is built with."""
+    return _place.get() or platformdirs.user_data_path("shard-eval") / "passports"
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Look for passports in a folder instead of the user's own, so that a table is the same on every machine."""
+    token = _place.set(folder)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def _key(judge: str, prompts: Mapping[str, str]) -> str:
@@ -96,7 +114,7 @@ def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root
 
 def _keep(passport: dict[str, Any], part: str) -> None:
     on = passport["on"].replace(" ", "-")
-    path = _store() / f"{_key(passport['judge'], passport['prompts'])}-{on}-{part}.json"
+    path = store() / f"{_key(passport['judge'], passport['prompts'])}-{on}-{part}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(calibrate.dumps(passport))
 
@@ -109,15 +127,18 @@ def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
         prompts: fingerprint per axis.
     """
     packaged = embedded_agreement() if judge == "embedded" else []
-    return [
-        p
-        for p in (*packaged, *_stored())
-        if p["judge"] == judge and all(prompts.get(a, sha) == sha for a, sha in p["prompts"].items())
-    ]
+    return [*(p for p in packaged if _speaks_for(p, judge, prompts)), *(p for _, p in kept(judge, prompts))]
 
 
-def _stored() -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(_store().glob("*.json"))] if _store().is_dir() else []
+def kept(judge: str, prompts: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """The same of the store alone, each with its file's name."""
+    paths = sorted(store().glob("*.json")) if store().is_dir() else []
+    found = [(path.name, json.loads(path.read_text())) for path in paths]
+    return [(name, p) for name, p in found if _speaks_for(p, judge, prompts)]
+
+
+def _speaks_for(passport: Mapping[str, Any], judge: str, prompts: Mapping[str, str]) -> bool:
+    return passport["judge"] == judge and all(prompts.get(a, sha) == sha for a, sha in passport["prompts"].items())
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,8 @@ def line(protocol: Protocol) -> str:
 
 def describe(judge: str, prompts: Mapping[str, str]) -> str:
     """The same for a judge by name."""
+    if judge == HUMAN:
+        return "Judged by people: the reference that other judges are measured against."
     best = agreements(judge, prompts)
     parts = []
     for a in best:

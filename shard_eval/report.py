@@ -18,12 +18,18 @@ from shard_eval.logs import Run, differing_arms
 from shard_eval.stats.intervals import Estimate
 from shard_eval.summary import Measured
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_BREAK = re.compile("\r\n|[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd"
+    "\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Control, format and surrogate code points, and those that Unicode says to draw as nothing."""
 
 
 def inert(text: str) -> str:
-    """Text that somebody else wrote, without control, direction or invisible characters."""
-    return _UNSAFE.sub("\ufffd", text.replace("\n", " "))
+    """Text that somebody else wrote, on one line and without control, direction or invisible characters."""
+    return _UNSAFE.sub("\ufffd", _BREAK.sub(" ", text))
 
 
 def percent(estimate: Estimate) -> str:
@@ -76,15 +82,31 @@ class Grid:
 
     def markdown(self) -> str:
         """For a page; everything that Markdown or HTML could take for markup is escaped."""
-        lines = [self.header, ("---",) + ("---:",) * (len(self.header) - 1), *self.rows]
-        body = "\n".join("| " + " | ".join(_md(c) for c in line) + " |" for line in lines)
-        foot = "\n".join(f"- {_md(line)}" for line in self.foot)
-        return f"**{_md(self.title)}**\n\n{body}\n\n{foot}\n"
+        rule = "| --- |" + " ---: |" * (len(self.header) - 1)
+        head, *rows = ("| " + " | ".join(markdown(c) for c in line) + " |" for line in (self.header, *self.rows))
+        body = "\n".join((head, rule, *rows))
+        foot = "\n".join(f"- {markdown(line)}" for line in self.foot)
+        return f"**{markdown(self.title)}**\n\n{body}\n\n{foot}\n"
 
 
-def _md(text: str) -> str:
-    safe = inert(text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_~#>\[\]|])", r"\\\1", safe) if set(safe) - set("-:") else safe
+_MARKUP = re.compile(
+    r"[\\`*_~#>\[\]|$]|^[-+=](?=[\s=-]|$)"  # the latter: a list, a rule or an underlined heading
+    r"|(?<=/)/|\.(?=[^\W\d_]{2})|(?<=www)\.",  # what becomes a link without being marked as one
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
+
+
+def markdown(text: str) -> str:
+    """Text that somebody else wrote, for a paragraph, a list item or a table's cell of a Markdown page.
+
+    Everything that GitHub's Markdown or HTML could take for markup is escaped. Web addresses and domains do not become
+    links: an escape divides them. For mail addresses that is not enough (cmark-gfm looks for them after the escapes are
+    undone), so "@" becomes code.
+    """
+    safe = inert(text).strip().replace("&", "&amp;").replace("<", "&lt;")
+    safe = _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", safe))
+    return re.sub("@+", r"`\g<0>`", safe)
 
 
 _COLUMNS = {

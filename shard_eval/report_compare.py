@@ -214,6 +214,7 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
             {
                 "benchmark": m.benchmark,
                 "judge": m.preferences.judge,
+                "prompts": [list(p) for p in m.preferences.prompts],
                 "axes": [asdict(diagnose(m.preferences.rows, axis, claim.level)) for axis, _ in m.preferences.prompts],
                 "usage": m.preferences.usage,
             }

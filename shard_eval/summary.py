@@ -5,6 +5,7 @@ Direction is turned here, once: in every number below, the name says which way i
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,9 +152,16 @@ def measure(metric: Metric, rows: Sequence[Row], level: float = 0.95) -> Measure
     )
 
 
+def value(metric: Metric, row: Row) -> float:
+    """A response's value, 0-1; NaN if the metric is not about it or a label is missing."""
+    given = {axis: label for axis in metric.needs if (label := row.labels.get(axis)) is not None}
+    return metric.value(given) if len(given) == len(metric.needs) and metric.applies(row) else math.nan
+
+
 def summarise(rows: Sequence[Row], names: Sequence[str] | None = None) -> dict[str, Measured]:
     """All metrics that apply to these rows, by name."""
-    chosen = [m for m in METRICS if names is None or m.name in names]
+    judged = {axis for row in rows for axis in row.labels}
+    chosen = [m for m in METRICS if (names is None or m.name in names) and judged.issuperset(m.needs)]
     return {m.name: found for m in chosen if (found := measure(m, rows)) is not None}
 
 
@@ -210,4 +218,5 @@ __all__ = [
     "measure",
     "summarise",
     "unscored",
+    "value",
 ]

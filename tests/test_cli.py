@@ -195,5 +195,5 @@ def test_a_run_leaves_what_the_readme_names(finished):
     (folder,) = finished.glob("*/mini-*")
     assert {f.name for f in folder.iterdir()} == {"manifest.json", "summary.json", "verdicts.csv", "logs"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert {"system", "run", "versions", "origin", "task"} <= set(manifest)
+    assert {"system", "system_id", "run", "protocol", "verdicts_sha256", "versions", "usage", "log"} == set(manifest)
     assert manifest["run"]["content_sha"] == benchmarks.load("mini").sha
