@@ -85,7 +85,7 @@ def _build(spec: Spec, trained: Mapping[str, dict[str, Any]]) -> Board:
         systems={s.name: _system(s, scored, decided, spec, trained) for s in _in_order(spec)},
         passports={line.run.protocol.judge: _passport(line.run) for lines in scored.values() for line in lines[:1]},
         checks=tuple(check for key in chosen for check in _checks(scored[key], spec)),
-        footnotes=(*spec.footnotes, *_absent(spec, chosen)),
+        footnotes=(*spec.footnotes, *_absent(spec, chosen), *_uncontrolled(spec)),
     )
 
 
@@ -101,6 +101,12 @@ def _absent(spec: Spec, chosen: Mapping[Key, Mapping[str, str]]) -> list[str]:
         for system in spec.systems
         if system.name not in folders
     ]
+
+
+def _uncontrolled(spec: Spec) -> list[str]:
+    if any(system.kind in ("resampled", "control") for system in spec.systems):
+        return []
+    return ["No controls ride along: neither the baseline drawn again nor a constant shows what this table can tell."]
 
 
 # --- claims ------------------------------------------------------------------------------------------------------

@@ -403,7 +403,7 @@ function openSystem(place) {
     h('dl', { class: 'pairs' }, ...pairs([['identity', h('code', null, id)], ['note', note],
       ['checkpoint', curve && `step ${curve.step} of ${curve.run}`]])),
     verdict && [h('h3', null, 'Verdict'), ...claimNodes(verdict)], ...tables,
-    h('h3', null, 'What the controls say'), h('ul', null, ...list(board.checks)),
+    board.checks.length > 0 && [h('h3', null, 'What the controls say'), h('ul', null, ...list(board.checks))],
     folded('How it was trained', training), folded('Manifest: what makes it the one it is', manifest));
   watchPictures();
 }
