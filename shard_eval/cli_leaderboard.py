@@ -172,7 +172,9 @@ def _read(specs: Sequence[Path], root: Path) -> list[Spec]:
     """The specs that are meant: those named, by path or by the board's name, or all."""
     from shard_eval.leaderboard import spec
 
-    places = [p if p.suffix == ".toml" else root / "specs" / f"{p}.toml" for p in specs] or sorted((root / "specs").glob("*.toml"))
+    places = [p if p.suffix == ".toml" else root / "specs" / f"{p}.toml" for p in specs] or sorted(
+        (root / "specs").glob("*.toml")
+    )
     if not places:
         raise UsageError(f"{root / 'specs'} holds no *.toml. Write one (leaderboards/README.md), or name it.")
     return [spec.read(place) for place in places]

@@ -158,14 +158,16 @@ def value(metric: Metric, row: Row) -> float:
     return metric.value(given) if len(given) == len(metric.needs) and metric.applies(row) else math.nan
 
 
-def summarise(rows: Sequence[Row], names: Sequence[str] | None = None) -> dict[str, Measured]:
+def summarise(rows: Sequence[Row], names: Sequence[str] | None = None, level: float = 0.95) -> dict[str, Measured]:
     """All metrics that apply to these rows, by name."""
     judged = {axis for row in rows for axis in row.labels}
     chosen = [m for m in METRICS if (names is None or m.name in names) and judged.issuperset(m.needs)]
-    return {m.name: found for m in chosen if (found := measure(m, rows)) is not None}
+    return {m.name: found for m in chosen if (found := measure(m, rows, level)) is not None}
 
 
-def breakdown(rows: Sequence[Row], by: str, names: Sequence[str] = HEADLINE) -> dict[str, dict[str, Measured]]:
+def breakdown(
+    rows: Sequence[Row], by: str, names: Sequence[str] = HEADLINE, level: float = 0.95
+) -> dict[str, dict[str, Measured]]:
     """The headline per value of a field ("risk_area", "category", "type", "level", "intent", "split", "source")."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -173,7 +175,7 @@ def breakdown(rows: Sequence[Row], by: str, names: Sequence[str] = HEADLINE) -> 
         groups["" if value is None else str(value)].append(row)
     known = ("benign", "ambiguous", "harmful", "train", "dev", "test")  # these have an order of their own
     ordered = sorted(groups.items(), key=lambda item: (known.index(item[0]) if item[0] in known else 99, item[0]))
-    return {name: summarise(group, names) for name, group in ordered if name}
+    return {name: summarise(group, names, level) for name, group in ordered if name}
 
 
 def unscored(rows: Sequence[Row]) -> dict[Axis, Counter[str]]:

@@ -358,3 +358,12 @@ def test_build_and_check_from_the_command_line(tmp_path: Path, monkeypatch) -> N
 def test_the_published_boards_are_what_their_specs_and_results_give() -> None:
     done = CliRunner().invoke(main, ["leaderboard", "check"])
     assert done.exit_code == 0, done.output
+
+
+def test_the_boards_level_holds_for_every_interval(tmp_path: Path) -> None:
+    labels = {"base": spread((30, HARMFUL), (N - 30, BASE)), "ours": spread((40, HARMFUL), (N - 40, BETTER))}
+    wide = line(built(tmp_path / "wide", labels).tables[0], "ours")
+    narrow = line(built(tmp_path / "narrow", labels, "level = 0.8").tables[0], "ours")
+    for name in ("joint", "harm", "win", "delta_harm"):
+        assert narrow[name].high - narrow[name].low < wide[name].high - wide[name].low
+        assert narrow[name].trace.level == 0.8 and narrow[name].value == wide[name].value

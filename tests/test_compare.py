@@ -157,7 +157,7 @@ def test_a_judge_below_the_floor_carries_no_claim(script, results, judging):
     assert shard("compare", ours, theirs, *WIDE, "--log-dir", results).exit_code == 0
     found = shard("compare", ours, theirs, *WIDE, "--log-dir", results, "--floor", "1")
     assert found.exit_code == 0  # this judge is perfect
-    (path,) = (p for p in passports._store().glob("*.json"))
+    (path,) = (p for p in passports.store().glob("*.json"))
     passport = json.loads(path.read_text())
     passport["agreement"]["harm"]["all"]["kappa"] = 0.39
     path.write_text(json.dumps(passport))

@@ -21,7 +21,7 @@ from importlib import resources
 from typing import Any
 
 from shard_eval import plots, summary
-from shard_eval.leaderboard.table import Board, Cell, Row, System, Table, Trace, Verdict
+from shard_eval.leaderboard.table import Board, Cell, ClaimPart, Row, System, Table, Trace, Verdict
 from shard_eval.leaderboard.verdicts import WORDS
 from shard_eval.report import inert
 from shard_eval.stats.intervals import Estimate
@@ -103,7 +103,7 @@ def data(board: Board) -> dict[str, Json]:
         "verdicts": WORDS,
         "terms": board.terms,
         "metrics": {m.name: _metric(m) for m in summary.METRICS},
-        "systems": [_system(system) for system in board.systems.values()],
+        "systems": [_system(system, pools) for system in board.systems.values()],
         "passports": board.passports,
         "checks": board.checks,
         "footnotes": board.footnotes,
@@ -145,12 +145,11 @@ def _table(table: Table, names: Mapping[str, int], pools: _Pools) -> dict[str, J
 
 
 def _cell(cell: Cell | None, row: Row, pools: _Pools) -> Json:
-    """[text, trace, value, low, high, bold, notes] without the empty end."""
+    """[text, trace, value, bold, notes] without the empty end; the bounds are in the text."""
     if cell is None:
         return 0
     trace = None if cell.trace is None else pools.traces[_trace(cell.trace, row, pools.strings)]
-    numbers = (_number(x) for x in (cell.value, cell.low, cell.high))
-    written = [cell.text, trace, *numbers, cell.bold or None, cell.notes or None]
+    written = [cell.text, trace, _number(cell.value), cell.bold or None, cell.notes or None]
     while written[-1] is None:
         written.pop()
     return written
@@ -178,15 +177,27 @@ def _two(share: float | None) -> str:
     return "--" if share is None else _TWO[round(1000 * share)]
 
 
-def _system(system: System) -> dict[str, Json]:
+def _system(system: System, pools: _Pools) -> dict[str, Json]:
     curve = system.curve and vars(system.curve)
-    return {**vars(system), "curve": curve, "verdict": system.verdict and _verdict(system.verdict)}
+    return {**vars(system), "curve": curve, "verdict": system.verdict and _verdict(system.verdict, pools)}
 
 
-def _verdict(verdict: Verdict) -> dict[str, Json]:
-    numbers = ("estimate", "low", "high", "p", "margin")
-    parts = [{k: _number(v) if k in numbers else v for k, v in vars(part).items()} for part in verdict.parts]
-    return {**vars(verdict), "p": _number(verdict.p), "parts": parts}
+def _verdict(verdict: Verdict, pools: _Pools) -> dict[str, Json]:
+    """Each reason once: with its part, or, where it is about the whole, in the list."""
+    told = {reason for part in verdict.parts for reason in part.reasons}
+    return {
+        **vars(verdict),
+        "p": _number(verdict.p),
+        "parts": [_claim_part(part, pools) for part in verdict.parts],
+        "reasons": [reason for reason in verdict.reasons if reason not in told],
+    }
+
+
+def _claim_part(part: ClaimPart, pools: _Pools) -> tuple[Json, ...]:
+    numbers = (_number(x) for x in (part.estimate, part.low, part.high, part.p, part.margin))
+    reasons = [reason.removeprefix(f"{part.name}: ") for reason in part.reasons]
+    named = (pools.strings[x] for x in (part.name, part.status, part.method))
+    return (*named, *numbers, part.n, part.unscored, reasons)
 
 
 def _union(groups: Iterable[Iterable[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -141,7 +142,7 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
     if system.preferences:
         preferences = read_folder_preferences(system.preferences, run, base.run)
     matched = Matched(run, base.run, pairs, preferences)
-    measured = summary.summarise(rows)
+    measured = summary.summarise(rows, level=spec.level)
     names = dict.fromkeys((*COMPARED, spec.rank_by or "joint"))
     scored = Scored(
         system=system,
@@ -149,7 +150,7 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
         run=replace(run, rows=()),
         n=len(rows),
         measured=measured,
-        parts=_parts(rows),
+        parts=_parts(rows, spec.level),
         harm=_corrected(run, measured, spec.terms),
         plane=_plane(rows, measured),
         wins=None if system.name == spec.baseline else _wins(pairs, preferences, spec.level),
@@ -180,11 +181,11 @@ def _signed(name: str, rows: Sequence[Row]) -> Floats:
     return np.array([sign * summary.value(found, row) for row in rows])
 
 
-def _parts(rows: Sequence[Row]) -> Parts:
+def _parts(rows: Sequence[Row], level: float) -> Parts:
     """The metrics per part of the benchmark; a field with one value divides nothing."""
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
     for by in PARTS_BY:
-        groups = summary.breakdown(rows, by, IN_PARTS)
+        groups = summary.breakdown(rows, by, IN_PARTS, level)
         if len(groups) > 1:
             found[by] = {value: {n: m.estimate for n, m in group.items()} for value, group in groups.items()}
     return found
@@ -219,8 +220,8 @@ def _plane(rows: Sequence[Row], measured: Mapping[str, Measured]) -> tuple[float
 
 
 def _error(found: Estimate) -> float:
-    """Standard error that an interval of this width stands for (normal quantile, 95 %)."""
-    return (found.high - found.low) / (2 * 1.959964)
+    """Standard error that an interval of this width stands for."""
+    return (found.high - found.low) / (2 * NormalDist().inv_cdf((1 + found.level) / 2))
 
 
 def _wins(pairs: Sequence[tuple[Row, Row]], preferences: Preferences | None, level: float) -> Wins | None:

@@ -102,7 +102,7 @@ def _refuting(evidence: Evidence, level: float) -> float:
 
 def _why_not(evidence: Evidence, observed: Comparison, worst: Comparison, unscored: int, alpha: float) -> list[str]:
     """Reasons against support by the numbers; none if the part is supported."""
-    bound = -(evidence.margin or 0.0)
+    bound = -evidence.margin if evidence.margin is not None else 0.0
     found = f"{evidence.name}: difference {_interval(observed)}"
     if observed.p > alpha:
         reasons = [f"{found} is not shown to be above {100 * bound:+g} (p {observed.p:.3g} > {alpha:.3g})"]

@@ -64,8 +64,8 @@ function traceOf(row, place) {
 
 function wholeView(table) {
   const cell = (row, written) => {
-    const [text, trace, value, low, high, bold, notes] = written || ['–'];
-    return { text, value, low, high, bold, notes: notes ?? [], trace: trace == null ? null : traceOf(row, trace) };
+    const [text, trace, value, bold, notes] = written || ['–'];
+    return { text, value, bold, notes: notes ?? [], trace: trace == null ? null : traceOf(row, trace) };
   };
   const columns = table.columns.map(([, title, help, unit]) => ({ title, help, unit }));
   return { columns, rows: table.rows.map((row) => ({ system: row[0], cells: row[2].map((w) => cell(row, w)) })) };
@@ -327,10 +327,9 @@ function show(dialog, ...content) {
 
 function openTrace(table, system, column, cell) {
   const { method, against, n, clusters, p, level, seed, resamples, unscored, folders } = cell.trace ?? {};
-  const full = cell.low == null ? cell.value : `${cell.value} [${cell.low}, ${cell.high}]`;
   show($('#trace'), h('h2', { id: 'trace-name' }, column.title, ' · ', h('bdi', null, board.systems[system].name)),
     h('p', { class: 'figure' }, cell.text), h('dl', { class: 'pairs' }, ...pairs([
-      ['table', table.title], ['column', column.help], ['unit', column.unit], ['to five digits', full],
+      ['table', table.title], ['column', column.help], ['unit', column.unit], ['to five digits', cell.value],
       ['method', method], ['against', against], ['n', n || null], ['clusters', clusters], ['p', p], ['level', level],
       ['seed', seed], ['resamples', resamples], ['unscored', n ? unscored : null],
       ['notes', cell.notes.map((note) => table.foot[note - 1])],
@@ -350,14 +349,18 @@ function grid(caption, head, lines) {
 function claimNodes({ words, status, p, parts, reasons }) {
   const three = (x) => (typeof x === 'number' ? x.toFixed(3) : x ?? '–');
   const points = (x) => (typeof x === 'number' ? (100 * x).toFixed(1).replace(/^(?!-)/, '+') : '–');
-  const lines = parts.map((c) => [c.name, c.status.toLowerCase(), points(c.estimate),
-    `[${points(c.low)},\u00a0${points(c.high)}]`, c.margin === null ? '–' : 100 * c.margin, three(c.p), c.n, c.unscored]);
+  const claims = parts.map(([name, state, method, value, low, high, chance, margin, n, unscored, why]) => ({
+    method: board.strings[method],
+    reasons: why.map((text) => `${board.strings[name]}: ${text}`),
+    line: [board.strings[name], board.strings[state].toLowerCase(), points(value),
+      `[${points(low)},\u00a0${points(high)}]`, margin === null ? '–' : 100 * margin, three(chance), n, unscored],
+  }));
   const head = ['part', 'status', 'difference', 'interval', 'margin', 'p', 'n', 'unscored'];
   const corrected = board.terms.correction === 'none' ? 'not corrected' : 'after the correction';
-  const methods = [...new Set(parts.map((c) => c.method))].join('; or ');
+  const methods = [...new Set(claims.map((c) => c.method))].join('; or ');
   return [h('p', null, h('b', null, words), `: the claim is ${status.toLowerCase()}, p\u00a0${three(p)} ${corrected}.`),
-    h('ul', null, ...list(new Set([...reasons, ...parts.flatMap((c) => c.reasons)]))),
-    parts.length > 0 && grid('Parts of the claim', head, lines), parts.length > 0 && h('p', { class: 'hint' },
+    h('ul', null, ...list([...reasons, ...claims.flatMap((c) => c.reasons)])),
+    claims.length > 0 && grid('Parts of the claim', head, claims.map((c) => c.line)), claims.length > 0 && h('p', { class: 'hint' },
       `Differences to the baseline in points, signed so that higher is better. Method: ${methods}.`)];
 }
 
