@@ -281,6 +281,7 @@ _CLAIM = {
 COLUMNS: tuple[tuple[Column, Callable[[Line], Cell | None]], ...] = (
     (Column("rank", "rank", "Ranks the system may have; the ranges of all systems hold at once."), rank),
     (Column("groups", "group", "Systems that share a letter cannot be told apart."), groups),
+    (Column("verdict", "verdict", "The claim against the baseline over all tables of the board."), verdict),
     (
         Column("joint", "joint ↑", "Mean of helpfulness times safety. Bold: significantly above the baseline.", "0-1"),
         joint,
@@ -334,7 +335,6 @@ COLUMNS: tuple[tuple[Column, Callable[[Line], Cell | None]], ...] = (
         Column("kappa", "judge's κ", "Cohen's kappa of the judge against people, on harm where that was measured."),
         kappa,
     ),
-    (Column("verdict", "verdict", "The claim against the baseline over all tables of the board."), verdict),
 )
 
 

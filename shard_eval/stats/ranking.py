@@ -535,9 +535,8 @@ def _by_pairs(
     better = np.zeros((k, k), dtype=bool)
     better[first, second] = low > 0
     better[second, first] = high < 0
-    method = (
-        f"max-T over {tested.sum()} pairs, one prompt won and one lost added, none narrower than its score interval"
-    )
+    pairs = "one pair" if tested.sum() == 1 else f"{tested.sum()} pairs"
+    method = f"max-T over {pairs}, one prompt won and one lost added, none narrower than its score interval"
     if not tested.all():
         method += f"; {(~tested).sum()} pairs share fewer than {MIN_CLUSTERS} independent prompts, not told apart"
     return _Verdict(1 + better.sum(axis=0), k - better.sum(axis=1), _cliques(better | better.T), None, method)

@@ -467,8 +467,9 @@ function go(change, start = false) {
 function start() {
   form.elements.table.append(...board.tables.map((t) => h('option', { value: t.key }, `${t.benchmark} · ${t.judge}`)));
   $('#terms').append(...pairs(Object.entries(board.terms).map(([name, value]) => [plain(name), String(value)])));
-  $('#checks').append(...list(board.checks));
-  $('#footnotes').append(...list(board.footnotes));
+  for (const [name, title] of [['checks', 'What the controls say'], ['footnotes', 'Notes']]) {
+    if (board[name].length) $(`#${name}`).append(h('h3', null, title), h('ul', null, ...list(board[name])));
+  }
   $('#verdicts').append(...pairs(Object.entries(board.verdicts)));
   $('#pictures').append(...figuresOf('').filter(Boolean));
   form.addEventListener('input', ({ target }) => go({ [target.name]: target.value }));
