@@ -1,9 +1,10 @@
 """Do the time and memory of a board grow linearly? Tables and page for more and more systems on five benchmarks.
 
-    python tests/benchmarks/boards.py 10 100        # a minute; add 1000 for a quarter of an hour
+    python tests/benchmarks/boards.py 10 100        # half a minute; add 1000 for five more
 
 Result folders are made up (216 responses each, four axes, people as judge), and the board is built from them as
-`shard leaderboard build` does, pictures for papers excepted. Each size runs in a process of its own, for its memory.
+`shard leaderboard build` does, pictures for papers excepted. Each size runs in a process of its own, for its memory; seconds are the
+processor's.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ def measure(spec: Path) -> dict[str, float]:
     from shard_eval.leaderboard import spec as specs
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    start = time.perf_counter()
+    start = time.process_time()
     built = board.build(specs.read(spec), spec.parent / "passports")
-    computed = time.perf_counter()
+    computed = time.process_time()
     files = {name: make(built) for name, make in render.FORMATS.items()}
     drawn = page.html(built, pictures.pictures(built))
-    done = time.perf_counter()
+    done = time.process_time()
     return {
         "tables_s": computed - start,
         "files_s": done - computed,
