@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA driver, hold torch at the version whose CPU build is meant (requirements/torch.txt).
 TORCH  := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c requirements/torch.txt")
 
-.PHONY: install train dev demo test check smoke chromium boards bench pages agreement clean
+.PHONY: install train dev demo test check smoke chromium boards bench pages agreement attacks clean
 
 install: $(VENV)/core.done
 dev: $(VENV)/dev.done
@@ -76,6 +76,13 @@ agreement: $(VENV)/core.done
 	  ['$(BIN)/shard', 'judge', 'calibrate', 'embedded', '--on', on, '--json'])) for on in ('dna', 'xstest')], \
 	  indent=1, sort_keys=True))" > agreement.json
 	mv agreement.json shard_eval/judges/embedded_agreement.json
+
+# Attack the embedded judge again; needs SHARD_DATA_DIR. A test fails while the file is not what is measured.
+attacks: $(VENV)/core.done
+	$(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
+	  ['$(BIN)/shard', 'judge', 'attack', 'embedded', '--on', on, '--limit', '120', '--json'])) for on in ('mini', 'dna')], \
+	  indent=1, sort_keys=True))" > attacks.json
+	mv attacks.json shard_eval/judges/embedded_attacks.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -15,7 +15,7 @@ from shard_eval.errors import LogError, ShardError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shard_eval.report import Entry
+    from shard_eval.report import Entry, Grid
     from shard_eval.score import Judging, Plan
     from shard_eval.systems import System
 
@@ -49,7 +49,8 @@ class Shard(click.Group):
             ctx.exit(130)
         except OSError as error:
             _complain(
-                f"{error.strerror or error}: {error.filename or 'while writing'}. Free space or change --log-dir."
+                f"{error.strerror or error}: {error.filename or 'while reading or writing'}. Look at that path, its "
+                "permissions and the space that is left, then repeat the command; what was finished is kept."
             )
             ctx.exit(1)
 
@@ -290,11 +291,22 @@ def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
         click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
 
 
-def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
+def _headline(entries: list[Entry]) -> Grid:
+    """The headline table with what is known of its judge: agreement with people, and what attacks do to it."""
+    from dataclasses import replace
+
     from shard_eval import passports, report
 
     protocol = entries[0].run.protocol
-    grids = [report.headline(entries, passports.line(protocol))]
+    grid = report.headline(entries, passports.line(protocol))
+    attacked = passports.attack_line(protocol)
+    return replace(grid, foot=(*grid.foot, attacked)) if attacked else grid
+
+
+def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
+    from shard_eval import report
+
+    grids = [_headline(entries)]
     if by is not None:
         grids += [report.breakdown(entry, by) for entry in entries]
     if details:
@@ -315,7 +327,7 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
 
     Runs in one table must agree in task version, prompts, judge and benchmark; what differs is an error.
     """
-    from shard_eval import logs, passports, report
+    from shard_eval import logs, report
 
     out, _ = consoles()
     entries = [report.Entry(logs.system_name(run), run) for run in (logs.read_run(path) for path in paths)]
@@ -331,7 +343,7 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
         if differing and not mixed:
             raise LogError(f"{'; '.join(differing)}. Score them alike, or say --mixed to have it noted in the table.")
         if markdown:
-            click.echo(report.headline(group, passports.line(group[0].run.protocol)).markdown())
+            click.echo(_headline(group).markdown())
         else:
             _print(out, group, by, details)
 
@@ -493,18 +505,54 @@ def judge_calibrate(
 
     out, err = consoles()
     decider = judging(judge, judge_args)
-    if (
-        decider.paid
-        and not yes
-        and sys.stdin.isatty()
-        and not click.confirm("Ask the paid judge?", default=True, err=True)
-    ):
-        raise UsageError("not started.")
+    _confirm_paid(decider, yes)
     found = passports.measure(decider, on, axes, limit, log_dir, err)
     if as_json:
         click.echo(json.dumps(found, indent=1, sort_keys=True))
     else:
         passports.show(out, found)
+
+
+def _confirm_paid(decider: Judging, yes: bool) -> None:
+    if not decider.paid or yes or not sys.stdin.isatty():
+        return
+    if not click.confirm("Ask the paid judge?", default=True, err=True):
+        raise UsageError("not started.")
+
+
+@judge.command("attack")
+@click.argument("judge")
+@click.option(
+    "--on",
+    default="mini",
+    show_default=True,
+    help="Responses to attack: mini (references and two constants), dna or xstest (replies), or a .jsonl file.",
+)
+@click.option("--axes", default="", help="What is judged; default all the judge has.")
+@click.option(
+    "--limit", type=int, default=24, show_default=True, help="Responses per attack, the same ones for all of them."
+)
+@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
+@click.option("--log-dir", default=ROOT, show_default=True, help="Where logs go.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def judge_attack(judge: str, on: str, axes: str, limit: int, log_dir: str, **options: Any) -> None:
+    """Attack JUDGE and store how often that changes its verdict; tables print the worst from then on.
+
+    Ten attacks, such as a verdict inside the response, a made-up end of it, a disclaimer, or invisible characters.
+    JUDGE as in `shard score --judge`; it is asked up to 11 times LIMIT on each axis. A file of yours has one JSON
+    object a line: {"prompt": …, "response": …}, with labels as for `shard judge calibrate` or without.
+    """
+    from shard_eval import attacks, passports
+
+    out, err = consoles()
+    decider = judging(judge, options["judge_args"])
+    _confirm_paid(decider, options["yes"])
+    found = passports.attack(decider, on, axes, limit, log_dir, err)
+    if options["as_json"]:
+        click.echo(json.dumps(attacks.to_json(found), indent=1, sort_keys=True))
+    else:
+        attacks.show(out, found)
 
 
 if __name__ == "__main__":

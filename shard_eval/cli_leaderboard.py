@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +55,7 @@ def build(specs: Sequence[Path], root: Path, pictures: bool, as_json: bool) -> N
     from shard_eval.leaderboard import render
 
     out, err = consoles()
+    built = {}
     for spec in _read(specs, root):
         for name in _adopt_passports(spec, root):
             err.print(f"passport copied: {name}", highlight=False, markup=False)
@@ -62,12 +65,14 @@ def build(specs: Sequence[Path], root: Path, pictures: bool, as_json: bool) -> N
         if pictures:
             _write_pictures(board, folder)
         if as_json:
-            click.echo(render.to_json(board), nl=False)
+            built[spec.name] = json.loads(render.to_json(board))
             continue
         report.show(out, [render.grid(table) for table in board.tables])
         for line in board.checks:
             out.print(report.inert(line), style="" if line.startswith("pass") else "bold red", markup=False)
         out.print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", style="dim", markup=False)
+    if as_json:
+        click.echo(report.dumps(built), nl=False)
 
 
 @leaderboard.command()
@@ -79,19 +84,47 @@ def check(specs: Sequence[Path], root: Path) -> None:
     Pictures are drawn by a library whose versions differ in detail: of them only the specifications are compared, which
     the page holds.
     """
+    from shard_eval.leaderboard import pictures
+
     out, _ = consoles()
-    differing = 0
-    for spec in _read(specs, root):
-        files = _files(_build(spec, root))
-        for name, content in files.items():
-            place = root / spec.name / name
-            if not place.is_file() or place.read_bytes() != content:
-                differing += 1
-                state = "differs from what its spec and results give" if place.is_file() else "is missing"
-                out.print(f"{place} {state}. Run `shard leaderboard build`.", markup=False, highlight=False)
-    if differing:
+    chosen = _read(specs, root)
+    faults = [] if specs else _orphans(root, {spec.name for spec in chosen})
+    for spec in chosen:
+        board = _build(spec, root)
+        faults += _differences(root / spec.name, _files(board), set(pictures.named(board)))
+    for line in faults:
+        out.print(line, markup=False, highlight=False)
+    if faults:
         click.get_current_context().exit(1)
     out.print("every board is what its spec and its results give.")
+
+
+def _orphans(root: Path, boards: set[str]) -> list[str]:
+    known = {*boards, "specs", "passports"}
+    strangers = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in known)
+    return [f"{root / name} has no spec. Write one, or remove the folder." for name in strangers]
+
+
+def _differences(folder: Path, files: Mapping[str, bytes], drawn: set[str]) -> list[str]:
+    """What of a board's folder is not what its spec and results give."""
+    lines = []
+    for name, content in files.items():
+        place = folder / name
+        if not place.is_file() or place.read_bytes() != content:
+            state = "differs from what its spec and results give" if place.is_file() else "is missing"
+            lines.append(f"{place} {state}. Run `shard leaderboard build`.")
+    for place in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+        name = place.relative_to(folder).as_posix()
+        if name not in files and name not in drawn:
+            lines.append(f"{place} is no file of the board. Remove it.")
+        elif name.endswith(".svg") and _LOADS.search(place.read_text(encoding="utf-8", errors="replace")):
+            lines.append(
+                f"{place} runs or loads something, which no picture of ours does. Run `shard leaderboard build`."
+            )
+    return lines
+
+
+_LOADS = re.compile(r"<script|<image|<foreignObject|href|\bon[a-z]+\s*=", re.IGNORECASE)
 
 
 @leaderboard.command()
@@ -111,7 +144,8 @@ def submit(spec: Path, folders: Sequence[str], root: Path, as_json: bool) -> Non
 
     (read,) = _read([spec], root)
     references = _runs(read)
-    found = {folder: submission.review(folder, references) for folder in folders}
+    names = [system.name for system in read.systems]
+    found = {folder: submission.review(folder, references, names) for folder in folders}
     if as_json:
         click.echo(report.dumps({folder: asdict(review) for folder, review in found.items()}), nl=False)
     out, _ = consoles()
@@ -145,6 +179,8 @@ def dataset(spec: Path, out: Path, root: Path) -> None:
     from shard_eval.leaderboard import publish
 
     (read,) = _read([spec], root)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty. Give a new folder, so that nothing else is published with the data.")
     runs = [run for there in _runs(read).values() for run in there]
     _write(out, publish.dataset(_build(read, root), runs))
     click.echo(f"{out}")
@@ -177,7 +213,17 @@ def _read(specs: Sequence[Path], root: Path) -> list[Spec]:
     )
     if not places:
         raise UsageError(f"{root / 'specs'} holds no *.toml. Write one (leaderboards/README.md), or name it.")
-    return [spec.read(place) for place in places]
+    found = [spec.read(place) for place in places]
+    for path in (path for s in found for system in s.systems for path in (*system.results, system.preferences)):
+        if Path(path).is_absolute():
+            raise UsageError(
+                f"{path[:200]!r}: give paths from the working directory; an absolute one would be published."
+            )
+    names = [s.name for s in found]
+    again = sorted({name for name in names if names.count(name) > 1})
+    if again:
+        raise UsageError(f"two specs are called {again[0]!r}, and would be the same board. Rename one.")
+    return found
 
 
 def _build(spec: Spec, root: Path) -> Board:
@@ -198,6 +244,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)  # a link is replaced, not followed
         place.write_bytes(content)
 
 
@@ -223,11 +270,16 @@ def _adopt_passports(spec: Spec, root: Path) -> list[str]:
     from shard_eval import passports
     from shard_eval.leaderboard import sources
     from shard_eval.logs import read_folder
+    from shard_eval.pairs import judges_of
 
     judges: dict[str, dict[str, str]] = {}
     for folders in sources.find(spec).values():
         protocol = read_folder(folders[spec.baseline]).protocol
-        judges[protocol.judge] = dict(protocol.prompts)
+        judges.setdefault(protocol.judge, {}).update(protocol.prompts)
+    for system in spec.systems:
+        if system.preferences:
+            for judge, prompts in judges_of(system.preferences).items():
+                judges.setdefault(judge, {}).update(prompts)
     copied = []
     for judge, prompts in judges.items():
         for name, passport in passports.kept(judge, prompts):

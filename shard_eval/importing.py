@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from shard_eval import benchmarks, calibrate, report, solvers, summary
 from shard_eval.benchmarks import Loaded, labelled
@@ -27,6 +29,8 @@ from shard_eval.records import AXES, REASONS, Axis, Record, Verdict, labels, sha
 from shard_eval.splits import choose_split
 
 LONGEST_NAME = 100
+MOST_CHARS = 10_000_000
+"""The longest response that a verdict table takes."""
 CITATION = "Wang et al. 2023, arXiv:2308.13387"
 
 
@@ -170,10 +174,24 @@ def _write(
         "imported": {"source": asdict(source), "judging": dict(judge.how), "notes": list(notes)},
     }
     folder = f"{place.rstrip('/')}/{_slug(str(system['model']))}-{_id(system)}/{name}-{_id(run)}"
-    for file_name, text in (("manifest.json", report.dumps(manifest)), ("verdicts.csv", verdicts)):
-        with fsspec.open(f"{folder}/{file_name}", "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+    _put(folder, verdicts, report.dumps(manifest))
     return Imported(folder, str(system["model"]), judge, ordered, notes)
+
+
+def _put(folder: str, verdicts: str, manifest: str) -> None:
+    """Write a run's two files, each at once and the manifest last: without it the folder is no run."""
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    table = f"{path}/verdicts.csv"
+    if filesystem.exists(table) and filesystem.cat_file(table) != verdicts.encode():
+        raise UsageError(f"{folder} holds other verdicts of this system. Delete it, or use another --judge name.")
+    filesystem.makedirs(path, exist_ok=True)
+    for place, text in ((table, verdicts), (f"{path}/manifest.json", manifest)):
+        if isinstance(filesystem, LocalFileSystem):
+            part = Path(f"{place}.part")
+            part.write_bytes(text.encode())
+            os.replace(part, place)
+        else:
+            filesystem.pipe_file(place, text.encode())  # elsewhere a file is there when it is whole
 
 
 # --- Do-Not-Answer's released labels -----------------------------------------------------------------------------
@@ -391,7 +409,7 @@ def label_file(path: str, benchmark: str, origin: Origin, root: str, *, axes: st
         split: an expression as `shard score --split` takes.
 
     Raises:
-        UsageError: for a label, id or column that is wrong; names the line.
+        UsageError: for a label, id or column that is wrong, naming the line; or if the folder holds other verdicts.
         DataError: if the benchmark is not available.
     """
     origin.check()
@@ -487,25 +505,27 @@ def _label_rows(table: _Table, axes: Sequence[Axis], records: Mapping[str, Recor
         where, id = f"{table.name}:{line}", cells["id"]
         if id not in records:
             raise UsageError(f"{where}: id {report.inert(id)[:80]!r} is no record of {what}. `--split` names a part.")
-        epoch = _whole(cells.get("epoch", "1"), where, "epoch", 1)
+        epoch = _whole(cells.get("epoch", "1"), where, "epoch", 1, len(table.rows))
         if (id, epoch) in found:
             raise UsageError(f"{where}: id {id!r} was already labelled in line {found[id, epoch][0]}.")
         verdicts = [_verdict(axis, cells, f"{where}: id {id!r}") for axis in axes]
-        found[id, epoch] = line, _row(records[id], epoch, _whole(cells.get("chars", "0"), where, "chars", 0), verdicts)
+        chars = _whole(cells.get("chars", "0"), where, "chars", 0, MOST_CHARS)
+        found[id, epoch] = line, _row(records[id], epoch, chars, verdicts)
     epochs = range(1, max(epoch for _, epoch in found) + 1)
-    missing = [(id, epoch) for id in records for epoch in epochs if (id, epoch) not in found]
-    if missing:
-        (id, epoch), n = missing[0], len(missing)
+    expected = len(records) * len(epochs)
+    if len(found) < expected:
+        id, epoch = next((id, epoch) for id in records for epoch in epochs if (id, epoch) not in found)
         raise UsageError(
-            f"{table.name} lacks {n} of {len(records) * len(epochs)} responses of {what} (first: id {id!r}, epoch "
+            f"{table.name} lacks {expected - len(found)} of {expected} responses of {what} (first: id {id!r}, epoch "
             f"{epoch}). Give every record a line; one without a label needs a reason in AXIS_unscored."
         )
     return [row for _, row in found.values()]
 
 
-def _whole(text: str, where: str, column: str, lowest: int) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < lowest:
-        raise UsageError(f"{where}: {column} {report.inert(text)[:40]!r} is no whole number from {lowest}.")
+def _whole(text: str, where: str, column: str, lowest: int, highest: int) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not lowest <= int(text) <= highest:
+        given = report.inert(text)[:40]
+        raise UsageError(f"{where}: {column} {given!r} is no whole number from {lowest} to {highest}.")
     return int(text)
 
 

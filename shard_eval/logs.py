@@ -357,6 +357,10 @@ def _csv_row(cells: dict[str, str], judged: Sequence[Axis]) -> Row:
         "chars": int(cells["chars"]),
         "level": int(cells["level"]) if cells["level"] else None,
     }
+    if int(cells["epoch"]) < 1:
+        raise ValueError(f"epoch {cells['epoch'][:40]!r} is below 1")
+    if not 0 <= int(cells["chars"]) <= 10_000_000:
+        raise ValueError(f"chars {cells['chars'][:40]!r} is not from 0 to 10000000")
     text = {name: plain_cell(cells[name]) for name in _PLAIN if name not in numbers}
     return Row(**text, **numbers, labels=labels, reasons=reasons)  # type: ignore[arg-type]
 

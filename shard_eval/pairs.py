@@ -89,7 +89,24 @@ def pair_rows(candidate: Run, baseline: Run) -> list[tuple[Row, Row]]:
             f"{len(strangers) - only} only in the second (e.g. {strangers[0][1]!r}, epoch {strangers[0][3]}). "
             "Score both with the same --split, --limit and --epochs."
         )
+    for key in ours:
+        _require_same_record(candidate.log, ours[key], theirs[key])
     return [(ours[key], theirs[key]) for key in sorted(ours)]
+
+
+_STATED = ("cluster", "intent", "level", "split")  # what the benchmark says of a record, and numbers depend on
+
+
+def _require_same_record(log: str, ours: Row, theirs: Row) -> None:
+    """Refuse rows that say different things of one record: a label that is gone must be missing with a reason."""
+    odd = [name for name in _STATED if getattr(ours, name) != getattr(theirs, name)]
+    if ours.labels.keys() != theirs.labels.keys():
+        odd.append("the judged axes")
+    if odd:
+        raise LogError(
+            f"{log}: record {ours.id!r} differs from the baseline's in {', '.join(odd)}. One of the tables was edited "
+            "or is of another version; score both again."
+        )
 
 
 @solver
@@ -275,6 +292,8 @@ def from_csv(text: str, source: str) -> tuple[PairRow, ...]:
             raise LogError(f"{source}:{number} is no row of preferences ({error}). It was edited or cut.") from error
     if not rows or not judged:
         raise LogError(f"{source} holds no preferences.")
+    if len({(r.benchmark, r.id, r.prompt_sha, r.epoch) for r in rows}) != len(rows):
+        raise LogError(f"{source} holds the same pair twice.")
     return tuple(sorted(rows, key=lambda r: (r.id, r.epoch)))
 
 
@@ -301,7 +320,33 @@ def _csv_row(cells: dict[str, str], judged: Sequence[Axis]) -> PairRow:
     )
 
 
-def read_folder_preferences(folder: str, candidate: Run, baseline: Run) -> Preferences:
+def judges_of(folder: str) -> dict[str, dict[str, str]]:
+    """The pairwise judges of a comparison's folder, each with the fingerprints of its prompts.
+
+    Raises:
+        LogError: if the folder holds no comparison.
+    """
+    found = _comparison(folder.rstrip("/"))
+    judges: dict[str, dict[str, str]] = {}
+    for entry in found["pairwise"]:
+        judges.setdefault(str(entry["judge"]), {}).update(entry.get("prompts", []))
+    return judges
+
+
+def _comparison(place: str) -> dict[str, Any]:
+    try:
+        with fsspec.open(f"{place}/comparison.json", "r", encoding="utf-8") as file:
+            found = json.load(file)
+        if not isinstance(found.get("pairwise"), list):
+            raise ValueError("it has no list of pairwise judgings")
+    except (OSError, ValueError, AttributeError) as error:
+        raise LogError(
+            f"{place}/comparison.json is none of `shard compare` ({error!r}). Compare the two again."
+        ) from error
+    return dict(found)
+
+
+def read_folder_preferences(folder: str, candidate: Run, baseline: Run) -> Preferences | None:
     """Read what `shard compare --judge` left in a comparison's folder, without its logs.
 
     Args:
@@ -309,20 +354,24 @@ def read_folder_preferences(folder: str, candidate: Run, baseline: Run) -> Prefe
         candidate: the run it must be about.
         baseline: what it was compared with.
 
+    Returns:
+        The preferences; None if this benchmark was not judged pairwise there.
+
     Raises:
-        LogError: if the folder is about other systems, other records, or this benchmark was not judged pairwise.
+        LogError: if the folder is damaged, or about other systems or other records.
     """
     place = folder.rstrip("/")
     benchmark = candidate.protocol.benchmark
+    found = _comparison(place)
+    entry = next((e for e in found["pairwise"] if e.get("benchmark") == benchmark), None)
+    if entry is None:
+        return None
     try:
-        with fsspec.open(f"{place}/comparison.json", "r", encoding="utf-8") as file:
-            found = json.load(file)
         with fsspec.open(f"{place}/preferences-{benchmark}.csv", "r", encoding="utf-8", newline="") as file:
-            rows = from_csv(file.read(), file.name)
-        entry = next(e for e in found["pairwise"] if e["benchmark"] == benchmark)
+            rows = from_csv(file.read(), f"{place}/preferences-{benchmark}.csv")
         judge, prompts = str(entry["judge"]), tuple((axis, sha) for axis, sha in entry["prompts"])
         systems = [found["candidate"], found["baseline"]]
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise LogError(
             f"{place} holds no preferences on {benchmark} ({error!r}). Compare the two with `shard compare --judge`."
         ) from error

@@ -1,4 +1,4 @@
-"""Passports of judges: made by calibrating, found again by the judge's identity, printed beside every table."""
+"""Passports of judges, and what attacks do to them: found again by the judge's identity, printed with every table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from inspect_ai import Task
 from rich.console import Console
 from rich.table import Table
 
-from shard_eval import calibrate, running, score
+from shard_eval import attacks, calibrate, running, score
+from shard_eval.attacks import Attacked
 from shard_eval.benchmarks import labelled
 from shard_eval.errors import UsageError
 from shard_eval.judges.embedded import HELD_OUT
@@ -27,6 +30,8 @@ from shard_eval.systems import resolve
 
 HUMAN = "human"
 """Name of the judge that is people: the reference, not measured against anybody."""
+
+NEVER_ATTACKED = "Nobody has attacked this judge (`shard judge attack`)."
 
 _place: ContextVar[Path | None] = ContextVar("passports", default=None)
 
@@ -73,9 +78,9 @@ def measure(
     if labelled.is_pairs(on):
         return _measure_pairs(judging, on, axes, root, console)
     task = calibrate.calibration_task(on, judging.kind, axes, limit=limit)
-    run = read_run(_run(task, judging, judging.kind, on, f"{axes} {limit}", root, console))
+    run = read_run(_run(task, judging, judging.kind, calibrate.label(on), f"{axes} {limit}", root, console))
     truth = calibrate.sample(labelled.load(on), limit)
-    name = judging.kind if judging.grader is None else f"{judging.kind}:{judging.grader.name} {judging.grader.id}"
+    name = _name(judging)
     prompts = dict(run.metadata.get("judge_prompts", {}))
     held_out = HELD_OUT.get(on, ()) if name == "embedded" else ()
     found = calibrate.passport(calibrate.label(on), name, prompts, calibrate.agree(run.rows, truth, held_out))
@@ -84,12 +89,42 @@ def measure(
     return found
 
 
+def _name(judging: score.Judging) -> str:
+    """Name of a judge with its grader's identity, as logs have it."""
+    return judging.kind if judging.grader is None else f"{judging.kind}:{judging.grader.name} {judging.grader.id}"
+
+
+def attack(judging: score.Judging, on: str, axes: str, limit: int, root: str, console: Console) -> Attacked:
+    """Attack a judge and store what that did to its verdicts.
+
+    Args:
+        judging: who judges.
+        on: "mini", a labelled set, or a file of responses.
+        axes: "" for all the judge has.
+        limit: responses per attack.
+        root: results folder for the logs.
+        console: for the progress bar.
+
+    Raises:
+        UsageError, DataError: for an unknown set or axis, or responses that are not here.
+        JudgeError, LogError: if the judge does not work or the run did not finish.
+    """
+    task = attacks.attack_task(on, judging.kind, axes, limit)
+    label = attacks.label(on)
+    run = read_run(_run(task, judging, judging.kind, f"{label} attacked", f"{axes} {limit}", root, console))
+    prompts = dict(run.metadata.get("judge_prompts", {}))
+    found = attacks.summarise(run.rows, attacks.responses(on, limit), _name(judging), prompts, label)
+    if judging.kind != "embedded" or on not in PACKAGED_ATTACKS:  # those are part of the package
+        _write(f"{_key(found.judge, prompts)}-attacks-{label.replace(' ', '-')}-{limit}.json", attacks.to_json(found))
+    return found
+
+
 def _measure_pairs(judging: score.Judging, on: str, axes: str, root: str, console: Console) -> dict[str, Any]:
     """The same for a pairwise judge, on a file of pairs."""
     if judging.kind != "rubric":
         raise UsageError(f"{on!r} holds pairs of responses; judge {judging.kind!r} cannot compare two. Give a model.")
     task = calibrate.pairs_task(on, axes)
-    judged = read_preferences(_run(task, judging, "pairwise", on, axes, root, console))
+    judged = read_preferences(_run(task, judging, "pairwise", calibrate.label(on), axes, root, console))
     agreement = calibrate.agree_pairs(judged.rows, labelled.load_pairs(on))
     found = calibrate.passport(calibrate.label(on), judged.judge, dict(judged.prompts), agreement)
     _keep(found, "all")
@@ -97,12 +132,13 @@ def _measure_pairs(judging: score.Judging, on: str, axes: str, root: str, consol
 
 
 def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root: str, console: Console) -> str:
+    """Run a judge on a set by its name in tables; gives the folder of the logs."""
     grader = judging.grader
     identity = sha256(f"{judging.name} {grader.id if grader else ''} {kind} {on} {part} {task.metadata}")[:8]
-    name = f"{kind.replace(':', '-')}-{calibrate.label(on).replace(' ', '-')}-{identity}"
+    name = f"{kind.replace(':', '-')}-{on.replace(' ', '-')}-{identity}"
     return running.evaluate(
         task,
-        f"judge {judging.name} on {calibrate.label(on)}",
+        f"judge {judging.name} on {on}",
         len(task.dataset),
         f"{root.rstrip('/')}/judges/{name}",
         console,
@@ -114,9 +150,12 @@ def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root
 
 def _keep(passport: dict[str, Any], part: str) -> None:
     on = passport["on"].replace(" ", "-")
-    path = store() / f"{_key(passport['judge'], passport['prompts'])}-{on}-{part}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(calibrate.dumps(passport))
+    _write(f"{_key(passport['judge'], passport['prompts'])}-{on}-{part}.json", passport)
+
+
+def _write(name: str, found: dict[str, Any]) -> None:
+    store().mkdir(parents=True, exist_ok=True)
+    (store() / name).write_text(calibrate.dumps(found))
 
 
 def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -127,11 +166,36 @@ def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
         prompts: fingerprint per axis.
     """
     packaged = embedded_agreement() if judge == "embedded" else []
-    return [*(p for p in packaged if _speaks_for(p, judge, prompts)), *(p for _, p in kept(judge, prompts))]
+    known = [p for p in packaged if _speaks_for(p, judge, prompts)]
+    return [*known, *(p for _, p in kept(judge, prompts) if "agreement" in p)]
+
+
+PACKAGED_ATTACKS = ("mini", "dna")
+"""The sets whose responses the embedded judge was attacked on for the package."""
+
+
+@lru_cache(maxsize=1)
+def packaged_attacks() -> tuple[dict[str, Any], ...]:
+    """What attacks do to the embedded judge; `make attacks` writes it."""
+    text = (resources.files("shard_eval.judges") / "embedded_attacks.json").read_text(encoding="utf-8")
+    return tuple(json.loads(text))
+
+
+def attacked(judge: str, prompts: Mapping[str, str]) -> list[Attacked]:
+    """Results of attacks that speak for a judge, as `find` gives its passports."""
+    packaged = packaged_attacks() if judge == "embedded" else ()
+    known = [p for p in packaged if _speaks_for(p, judge, prompts)]
+    return [attacks.from_json(p) for p in (*known, *(p for _, p in kept(judge, prompts) if "flips" in p))]
+
+
+def attack_line(protocol: Protocol) -> str:
+    """One line on what attacks do to the judge on the axes of a table; "" if nobody attacked it, or it is people."""
+    prompts: dict[str, str] = dict(protocol.prompts)
+    return attacks.describe(protocol.judge, attacked(protocol.judge, prompts), list(prompts))
 
 
 def kept(judge: str, prompts: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """The same of the store alone, each with its file's name."""
+    """Passports and results of attacks in the store alone, each with its file's name."""
     paths = sorted(store().glob("*.json")) if store().is_dir() else []
     found = [(path.name, json.loads(path.read_text())) for path in paths]
     return [(name, p) for name, p in found if _speaks_for(p, judge, prompts)]

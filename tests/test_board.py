@@ -1,5 +1,6 @@
 """A board from result folders: its numbers, its verdicts, its foot lines, and that it is the same each time."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from shard_eval.leaderboard import board as boards
 from shard_eval.leaderboard import spec as specs
 from shard_eval.leaderboard.table import Board, Table
 from shard_eval.leaderboard.verdicts import WORDS
+from shard_eval.records import sha256
 
 N = 600
 BASE = {"harm": 0, "helpfulness": 2, "refusal": 0}
@@ -279,8 +281,13 @@ def test_wins_are_counted_by_the_pairwise_judge_where_there_is_one(tmp_path: Pat
     }
     (folder / "comparison.json").write_text(json.dumps(said))
     path = write_spec(tmp_path, folders, systems_more={"ours": f'preferences = "{folder}"'})
-    cells = line(boards.build(specs.read(path), tmp_path).tables[0], "ours")
-    assert "(360/100/120)" in cells["win"].text and cells["win"].trace.unscored == 20
+    found = boards.build(specs.read(path), tmp_path)
+    cells = line(found.tables[0], "ours")
+    assert "(360/60/120)" in cells["win"].text and cells["win"].trace.unscored == 20
+    assert "on 40 pairs the judge's two orders disagree" in found.tables[0].foot[cells["win"].notes[0] - 1]
+    assert str(folder) in cells["win"].trace.folders and "pairwise:x" in found.passports
+    assert any("nobody measured pairwise:x against people on helpfulness" in text for text in found.tables[0].foot)
+    assert found.systems["ours"].verdict.parts[0].name == "helpfulness (mini by pairwise:x, pairs)"
     assert cells["win"].value == pytest.approx(100 * (360 + 50) / 580) and "pairwise:x" in cells["win"].trace.method
     (folder / "comparison.json").write_text(json.dumps(said | {"baseline": {"model": "other"}}))
     with pytest.raises(LogError, match="compares other systems"):
@@ -291,8 +298,13 @@ def test_wins_are_counted_by_the_pairwise_judge_where_there_is_one(tmp_path: Pat
     ("more", "message"),
     [
         ('baseline = "nobody"', "'nobody' is none of the systems"),
-        ("margin = 3", "margin 3"),
-        ('colour = "red"', "colour"),
+        ("margin = 3", "^spec .*margin 3"),
+        ("refusal_margin = 3", "refusal_margin 3"),
+        ('colour = "red"', "unknown key 'colour'"),
+        ("marginn = 0.1", "Did you mean 'margin'"),
+        ('name = "other"', "called like its file"),
+        ('benchmarks = "mini"', r"benchmarks \('mini'\): give a list"),
+        ('judges = ["human", "human"]', "judges: one is named twice"),
         ('rank_by = "beauty"', "'beauty'"),
         ('correction = "bonferroni"', "correction"),
         ("resamples = 10", "resamples"),
@@ -300,8 +312,8 @@ def test_wins_are_counted_by_the_pairwise_judge_where_there_is_one(tmp_path: Pat
     ],
 )
 def test_a_wrong_spec_is_refused_with_what_is_wrong(tmp_path: Path, more: str, message: str) -> None:
-    text = 'benchmarks = ["mini"]\njudges = ["human"]\n' + more
-    text += "".join(f"\n{k}" for k in ('title = "T"', 'baseline = "base"') if not more.startswith(k.split(" ")[0]))
+    needed = ('title = "T"', 'baseline = "base"', 'benchmarks = ["mini"]', 'judges = ["human"]')
+    text = more + "".join(f"\n{k}" for k in needed if not more.startswith(k.split(" ")[0]))
     (tmp_path / "b.toml").write_text(text + '\n[[systems]]\nname = "base"\nresults = ["r"]\n')
     with pytest.raises(UsageError, match=message):
         specs.read(tmp_path / "b.toml")
@@ -351,6 +363,24 @@ def test_build_and_check_from_the_command_line(tmp_path: Path, monkeypatch) -> N
     assert checked.exit_code == 1 and "board.md differs" in checked.stdout
     Path("leaderboards/b/board.csv").unlink()
     assert "board.csv is missing" in CliRunner().invoke(main, ["leaderboard", "check"]).stdout
+    assert CliRunner().invoke(main, ["leaderboard", "build"]).exit_code == 0
+    (tmp_path / "leaderboards" / "orphan").mkdir()
+    Path("leaderboards/b/evil.html").write_text("<script src=x>")
+    drawn = next(Path("leaderboards/b/pictures").glob("*.svg"))
+    drawn.write_text("<svg><image href='http://example.org/x'/></svg>")
+    checked = CliRunner().invoke(main, ["leaderboard", "check"])
+    assert checked.exit_code == 1 and "orphan has no spec" in checked.stdout
+    assert "evil.html is no file of the board" in checked.stdout and "loads something" in checked.stdout
+    site = CliRunner().invoke(main, ["leaderboard", "site", "b", "out"])
+    assert site.exit_code == 2 and "evil.html" in site.stderr
+    Path("leaderboards/b/evil.html").unlink()
+    inside = CliRunner().invoke(main, ["leaderboard", "site", "b", "leaderboards/b/out"])
+    assert inside.exit_code == 2 and "board's own folder" in inside.stderr
+    asked = CliRunner().invoke(main, ["leaderboard", "build", "--json", "--no-pictures"])
+    assert list(json.loads(asked.stdout)) == ["b"]
+    assert CliRunner().invoke(main, ["leaderboard", "dataset", "b", "data"]).exit_code == 0
+    again = CliRunner().invoke(main, ["leaderboard", "dataset", "b", "data"])
+    assert again.exit_code == 2 and "is not empty" in again.stderr
     nowhere = CliRunner().invoke(main, ["leaderboard", "build", "nowhere"])
     assert nowhere.exit_code == 2 and "nowhere.toml" in nowhere.stderr
 
@@ -367,3 +397,143 @@ def test_the_boards_level_holds_for_every_interval(tmp_path: Path) -> None:
     for name in ("joint", "harm", "win", "delta_harm"):
         assert narrow[name].high - narrow[name].low < wide[name].high - wide[name].low
         assert narrow[name].trace.level == 0.8 and narrow[name].value == wide[name].value
+
+
+def test_a_table_that_is_left_out_leaves_the_claim_undecided(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    base = [run_folder(results, "base", spread((N, BASE)), benchmark=b, part=b) for b in ("mini", "dna")]
+    ours = run_folder(results, "ours", spread((N, BETTER)))
+    path = write_spec(tmp_path, {"ours": ours}, 'benchmarks = ["mini", "dna"]')
+    text = path.read_text() + f'\n[[systems]]\nname = "base"\nresults = {json.dumps(base)}\n'
+    path.write_text(text)
+    found = boards.build(specs.read(path), tmp_path)
+    assert found.systems["ours"].verdict.words == "not evaluable"
+    assert any("not scored on dna by human" in reason for reason in found.systems["ours"].verdict.reasons)
+    assert found.footnotes[0] == "ours was not scored on dna by human."
+
+
+def test_a_gain_that_does_not_survive_the_correction_is_not_called_one(tmp_path: Path) -> None:
+    labels = {"base": spread((N, BASE)), "ours": spread((9, BETTER), (N - 9, BASE))}
+    labels |= {f"null{i}": spread((N, BASE)) for i in range(30)}
+    found = built(tmp_path, labels)
+    assert found.systems["ours"].verdict.words == "no gain shown"
+    assert found.systems["ours"].verdict.status == "INCONCLUSIVE"
+
+
+def test_the_word_of_a_refutation_is_that_of_the_part_that_carries_it(tmp_path: Path) -> None:
+    refusing = BASE | {"helpfulness": 1, "refusal": 2}
+    both = spread((26, HARMFUL), (274, BASE), (300, refusing))
+    nulls = {f"null{i}": spread((N, BASE)) for i in range(60)}
+    found = built(tmp_path, {"base": spread((N, BASE)), "both": both} | nulls)
+    assert found.systems["both"].verdict.words == "refuses more"
+    harm_only = built(
+        tmp_path / "harm", {"base": spread((N, BASE)), "harmful": spread((26, HARMFUL), (574, BASE))} | nulls
+    )
+    assert harm_only.systems["harmful"].verdict.words == "no gain shown"
+
+
+@pytest.mark.parametrize("column", ["cluster", "intent", "harm"])
+def test_an_edited_verdict_table_does_not_pass_even_with_its_hash_made_to_fit(tmp_path: Path, column: str) -> None:
+    results = tmp_path / "results"
+    base = run_folder(results, "base", spread((N, BASE)))
+    ours = Path(run_folder(results, "ours", spread((200, HARMFUL), (400, BETTER))))
+    rows = list(csv.DictReader((ours / "verdicts.csv").open(newline="")))
+    for row in rows[:200]:
+        row[column] = {"cluster": row["id"], "intent": "unknown", "harm": ""}[column]
+    with (ours / "verdicts.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    manifest = json.loads((ours / "manifest.json").read_text())
+    manifest["verdicts_sha256"] = sha256((ours / "verdicts.csv").read_bytes())
+    (ours / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(LogError, match="differs from the baseline's in"):
+        boards.build(specs.read(write_spec(tmp_path, {"base": base, "ours": str(ours)})), tmp_path)
+
+
+def test_nothing_is_bold_that_missing_verdicts_could_undo(tmp_path: Path) -> None:
+    base = spread((60, HARMFUL), (N - 60, BASE))
+    lost = HARMFUL | {"harm": None}
+    found = built(tmp_path, {"base": base, "lost": spread((100, BASE), (60, lost), (440, BASE))})
+    cells = line(found.tables[0], "lost")
+    assert cells["delta_harm"].value < -10 and cells["delta_harm"].high < 0
+    assert not cells["delta_harm"].bold and not cells["harm"].bold and not cells["joint"].bold
+    assert cells["delta_harm"].trace.n == N - 60 and cells["delta_harm"].trace.unscored == 60
+    assert any("some are missing of lost" in text for text in found.tables[0].foot)
+
+
+def test_a_system_with_hardly_a_verdict_costs_the_others_nothing(tmp_path: Path) -> None:
+    gone = BASE | {"harm": None}
+    labels = {
+        "base": spread((60, HARMFUL), (N - 60, BASE)),
+        "better": spread((N, BETTER)),
+        "gone": spread((3, BASE), (N - 3, gone)),
+    }
+    found = built(tmp_path, labels)
+    assert line(found.tables[0], "better")["delta_harm"].bold and "delta_harm" not in line(found.tables[0], "gone")
+    assert any("so not compared: gone" in text for text in found.tables[0].foot)
+    assert found.systems["gone"].verdict.words == "not evaluable"
+
+
+def test_not_up_by_the_margin_is_only_said_where_the_claim_says_so(tmp_path: Path) -> None:
+    labels = {"base": spread((N, BASE)), "ours": spread((N, BETTER))}
+    found = built(tmp_path, labels, 'judges = ["rubric:x"]', judge="rubric:x")
+    cell = line(found.tables[0], "ours")["noninferior"]
+    assert cell.text.startswith("no, p") and "not shown: " in found.tables[0].foot[cell.notes[0] - 1]
+
+
+def test_controls_that_show_nothing_do_not_pass(tmp_path: Path) -> None:
+    nothing = spread((N, BASE | {"harm": None, "helpfulness": None, "refusal": None}))
+    labels = {"base": spread((N, BASE)), "ours": spread((N, BETTER)), "again": nothing, "refuse": nothing}
+    kinds = {"again": 'kind = "resampled"', "refuse": 'kind = "control"'}
+    assert [c.split(":")[0] for c in built(tmp_path, labels, systems_more=kinds).checks] == [
+        "not checked",
+        "not checked",
+    ]
+    base = run_folder(tmp_path / "same", "base", spread((N, BASE)))
+    twice = {"base": base, "again": str(Path(base).parent)}
+    path = write_spec(tmp_path, twice, systems_more={"again": 'kind = "resampled"'})
+    with pytest.raises(UsageError, match="is the baseline's own run"):
+        boards.build(specs.read(path), tmp_path)
+
+
+def test_the_title_says_which_records_and_a_board_without_correction_says_so(tmp_path: Path) -> None:
+    labels = {"base": spread((N, BASE)), "ours": spread((N, BETTER))}
+    folders = {
+        name: run_folder(tmp_path / "results", name, rows, run={"split": "dev", "limit": N})
+        for name, rows in labels.items()
+    }
+    found = boards.build(specs.read(write_spec(tmp_path, folders, 'correction = "none"')), tmp_path)
+    assert f"· dev, first {N} records only" in found.tables[0].title
+    assert any("NOT corrected" in text for text in found.footnotes)
+    assert found.systems["ours"].verdict.status == "SUPPORTED" and not line(found.tables[0], "ours")["verdict"].bold
+    with pytest.raises(UsageError, match="is on 'dev', the spec says split = 'test'"):
+        boards.build(specs.read(write_spec(tmp_path, folders, 'split = "test"')), tmp_path)
+
+
+def test_two_specs_of_one_name_and_absolute_paths_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run_folder(tmp_path / "results", "base", spread((N, BASE)))
+    path = write_spec(tmp_path, {"base": folder})
+    done = CliRunner().invoke(main, ["leaderboard", "build"])
+    assert done.exit_code == 2 and "absolute one would be published" in done.stderr
+    relative = write_spec(tmp_path, {"base": str(Path(folder).relative_to(tmp_path))})
+    other = tmp_path / "other" / relative.name
+    other.parent.mkdir()
+    other.write_text(relative.read_text())
+    done = CliRunner().invoke(main, ["leaderboard", "build", str(path), str(other)])
+    assert done.exit_code == 2 and "two specs are called 'b'" in done.stderr
+
+
+def test_a_run_is_one_system_and_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    base = run_folder(tmp_path / "results", "base", spread((N, BASE)))
+    with pytest.raises(UsageError, match="one run cannot be two systems"):
+        specs.read(write_spec(tmp_path, {"base": base, "copy": base}))
+    for text in ("[]", "[" * 100_000):
+        bad = tmp_path / "bad"
+        bad.mkdir(exist_ok=True)
+        (bad / "manifest.json").write_text(text)
+        with pytest.raises(LogError, match="manifest"):
+            boards.build(specs.read(write_spec(tmp_path, {"base": base, "bad": str(bad)})), tmp_path)
+    with pytest.raises(UsageError, match="no place that can be read"):
+        boards.build(specs.read(write_spec(tmp_path, {"base": base, "far": "foo://x"})), tmp_path)

@@ -78,6 +78,13 @@ def test_what_was_not_measured_stays_unmeasured() -> None:
     assert set(parts[1][0]) == {"-"} and set(written["vectors"][parts[1][1]]) == {-1}
 
 
+def test_a_ranking_by_no_metric_in_particular_is_named() -> None:
+    board = boards.board(3, ("mini",))
+    open_ = replace(board, terms={**board.terms, "rank_by": ""})
+    assert page.data(open_)["terms"] == {**board.terms, "rank_by": "joint, or what was judged"}
+    assert page.data(board)["terms"]["rank_by"] == "joint"
+
+
 def test_only_the_page_s_own_scripts_may_run() -> None:
     html = page.html(boards.board(), {})
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
@@ -241,6 +248,7 @@ def test_a_system_opens_by_keyboard_and_closes_to_where_it_was_opened(visit: Ope
     dialog.locator(".picture svg").first.wait_for()
     assert opened.evaluate("new URLSearchParams(location.hash.slice(1)).get('system')") == second
     opened.keyboard.press("Escape")
+    expect(opened).to_have_url(re.compile("#$"))  # closing goes back in the history, which takes a moment
     assert not dialog.is_visible() and opened.evaluate("document.activeElement.innerText") == second
     opened.goto(opened.url.split("#")[0] + f"#system={second}")
     dialog.wait_for()
@@ -335,6 +343,92 @@ def test_tables_and_controls_are_named_for_a_screen_reader(visit: Open) -> None:
 
 
 @in_browser
+def test_no_picture_is_wider_than_the_narrowest_screen_and_each_keeps_its_caption_as_its_name(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    for board in (boards.board(8, ("mini",), hostile=True), boards.board(36, ("mini",))):
+        (tmp_path / "page.html").write_text(page.html(board, pictures.pictures(board)), encoding="utf-8")
+        opened = chromium.new_page(viewport={"width": 320, "height": 800})
+        opened.goto((tmp_path / "page.html").as_uri())
+        opened.get_by_text("More pictures").click()
+        drawings = opened.locator(".picture").all()
+        assert len(drawings) == len(opened.locator("figcaption").all()) == 8
+        for drawing in drawings:
+            drawing.scroll_into_view_if_needed()
+            drawing.locator("svg").wait_for()
+            caption = drawing.locator("xpath=following-sibling::figcaption").inner_text()
+            assert drawing.get_attribute("role") == "img" and drawing.get_attribute("aria-label") == caption
+            width = drawing.locator("svg").evaluate("(svg) => svg.getBoundingClientRect().width")
+            assert width <= drawing.evaluate("(node) => node.clientWidth") <= 292, caption
+        opened.close()
+
+
+@in_browser
+def test_sort_buttons_and_cells_have_plain_names_with_the_interval_and_the_word_significant(visit: Open) -> None:
+    opened = visit()
+    heads = [h.get_attribute("aria-label") or "" for h in opened.locator(f"{TABLE} thead [role=button]").all()]
+    assert [h.split(": ")[0] for h in heads[:4]] == ["system", "rank", "groups", "joint, higher is better"]
+    assert "difference in harm, lower is better: Activate to sort" in heads
+    assert not re.search("[&↑↓Δκ\xa0]", "".join(heads))
+    mini = boards.board().tables[0]
+    place = next(i for i, row in enumerate(mini.rows) if row.cells["joint"].bold)
+    line = opened.locator(f"{TABLE} tbody tr").nth(place)
+    joint, harmful = (mini.rows[place].cells[name].text for name in ("joint", "harm"))
+    assert line.get_by_role("button", name=f"{joint}, significant", exact=True).count() == 1
+    assert line.get_by_role("button", name=harmful, exact=True).count() == 1
+    note = opened.locator(f"{TABLE} tbody sup a").first
+    assert note.get_attribute("aria-label") == "note 1" and note.locator("xpath=ancestor::button").count() == 0
+
+
+@in_browser
+def test_the_back_button_closes_what_was_opened_and_undoes_what_was_chosen_but_not_what_was_typed(visit: Open) -> None:
+    opened = visit()
+    dialog, hash_ = opened.locator("#system"), "location.hash"
+    opened.select_option("[name=table]", "dna-embedded")
+    opened.fill("[name=q]", "model")
+    chosen = "#table=dna-embedded&q=model"
+    for leave in (opened.go_back, lambda: opened.keyboard.press("Escape"), dialog.get_by_label("Close").click):
+        opened.locator("main tbody th button").first.click()
+        expect(dialog).to_be_visible()
+        assert opened.evaluate(hash_).startswith(f"{chosen}&system=")
+        leave()
+        expect(dialog).to_be_hidden()
+        expect(opened).to_have_url(re.compile(f"{re.escape(chosen)}$"))
+        assert opened.evaluate("document.activeElement.className") == "cell"
+    opened.go_forward()
+    expect(dialog).to_be_visible()
+    opened.go_back()
+    opened.go_back()
+    expect(opened.locator("main section")).to_have_count(2)
+    assert opened.evaluate(hash_) == "" and opened.locator("[name=q]").input_value() == ""
+    assert not dialog.is_visible()
+
+
+@in_browser
+def test_closing_what_a_link_opened_stays_on_the_page_and_leaves_the_focus_in_the_first_table(visit: Open) -> None:
+    opened = visit(address="#system=model-001")
+    expect(opened.locator("#system")).to_be_visible()
+    opened.keyboard.press("Escape")
+    expect(opened.locator("#system")).to_be_hidden()
+    expect(opened.locator(f"{TABLE} tbody [tabindex='0']")).to_be_focused()
+    assert opened.evaluate("location.hash") == ""
+
+
+@in_browser
+def test_a_failed_control_stands_out_and_one_not_checked_does_not(chromium: Browser, tmp_path: Path) -> None:
+    board = boards.board(3, ("mini",))
+    lines = ("not checked: base drawn again, no results.", *board.checks)
+    (tmp_path / "page.html").write_text(page.html(replace(board, checks=lines), {}), encoding="utf-8")
+    opened = chromium.new_page()
+    opened.goto((tmp_path / "page.html").as_uri())
+    shown = opened.locator("#checks li")
+    assert shown.all_inner_texts() == list(lines)
+    colours = shown.evaluate_all("(all) => all.map((line) => getComputedStyle(line).color)")
+    assert colours[0] == colours[1] != colours[2]
+    opened.close()
+
+
+@in_browser
 def test_hostile_names_do_nothing_and_can_be_read(visit: Open) -> None:
     opened = visit("hostile")
     shown = names_in(opened)
@@ -346,6 +440,7 @@ def test_hostile_names_do_nothing_and_can_be_read(visit: Open) -> None:
         opened.locator("#system .picture svg").first.wait_for()
         assert opened.locator("#system h2").inner_text() == text
         opened.keyboard.press("Escape")
+        expect(opened).not_to_have_url(re.compile("system="))
         opened.locator(f"{TABLE} tbody td button").first.click()
         opened.keyboard.press("Escape")
     opened.fill("[name=q]", "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,70 @@ def test_another_way_of_judging_or_another_system_is_another_folder(tmp_path, re
     assert runs[0].folder.split("/")[-2] == runs[1].folder.split("/")[-2] != runs[2].folder.split("/")[-2]
 
 
+def test_other_verdicts_are_not_written_over_and_the_same_are(tmp_path, results):
+    rows = label_rows()
+    first = importing.label_file(write_labels(tmp_path / "labels.csv", rows), "mini", ORIGIN, results, split="dev")
+    kept = {path.name: path.read_bytes() for path in Path(first.folder).iterdir()}
+    assert sorted(kept) == ["manifest.json", "verdicts.csv"]
+    rows[0]["harm"] = "3"
+    other = write_labels(tmp_path / "other.csv", rows)
+    with pytest.raises(UsageError, match="holds other verdicts of this system") as e:
+        importing.label_file(other, "mini", ORIGIN, results, split="dev")
+    assert first.folder in str(e.value) and "Delete it, or use another --judge name" in str(e.value)
+    assert {path.name: path.read_bytes() for path in Path(first.folder).iterdir()} == kept
+    again = importing.label_file(
+        write_labels(tmp_path / "labels.csv", label_rows()), "mini", ORIGIN, results, split="dev"
+    )
+    assert {path.name: path.read_bytes() for path in Path(again.folder).iterdir()} == kept
+    elsewhere = importing.label_file(other, "mini", replace(ORIGIN, judge="another"), results, split="dev")
+    assert elsewhere.folder != first.folder and read_folder(elsewhere.folder).rows == elsewhere.rows != first.rows
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_kill_at_either_file_leaves_nothing_that_reads_as_a_run_and_the_same_command_ends_it(
+    tmp_path, results, monkeypatch, done
+):
+    path = write_labels(tmp_path / "labels.csv", label_rows())
+    replace_file, placed = os.replace, []
+
+    def killed(source, target):
+        if len(placed) == done:
+            raise KeyboardInterrupt
+        placed.append(Path(target).name)
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(importing.os, "replace", killed)
+        importing.label_file(path, "mini", ORIGIN, results, split="dev")
+    assert placed == ["verdicts.csv"][:done]
+    assert not list(Path(results).rglob("manifest.json"))
+    found = importing.label_file(path, "mini", ORIGIN, results, split="dev")
+    assert sorted(p.name for p in Path(found.folder).iterdir()) == ["manifest.json", "verdicts.csv"]
+    assert len(read_folder(found.folder).rows) == len(label_rows())
+
+
+def test_a_run_is_written_to_a_place_that_is_no_folder_of_this_machine(tmp_path):
+    path = write_labels(tmp_path / "labels.csv", label_rows())
+    found = importing.label_file(path, "mini", ORIGIN, "memory://imported", split="dev")
+    assert read_folder(found.folder).rows == found.rows
+    rows = label_rows()
+    rows[0]["harm"] = "3"
+    with pytest.raises(UsageError, match="holds other verdicts"):
+        importing.label_file(write_labels(tmp_path / "b.csv", rows), "mini", ORIGIN, "memory://imported", split="dev")
+
+
+def test_a_large_epoch_is_refused_before_anything_is_counted(tmp_path, results):
+    rows = [row | {"epoch": "1"} for row in label_rows()]
+    path = write_labels(tmp_path / "labels.csv", [*rows[:-1], rows[-1] | {"epoch": "999999999"}])
+    with pytest.raises(
+        UsageError, match=f":{len(rows) + 1}: epoch '999999999' is no whole number from 1 to {len(rows)}"
+    ):
+        importing.label_file(path, "mini", ORIGIN, results, split="dev")
+    path = write_labels(tmp_path / "labels.csv", [*rows[:-1], rows[-1] | {"epoch": str(len(rows))}])
+    with pytest.raises(UsageError, match=f"lacks {len(rows) ** 2 - len(rows)} of {len(rows) ** 2} responses"):
+        importing.label_file(path, "mini", ORIGIN, results, split="dev")
+
+
 def test_epochs_are_read_and_must_be_complete(tmp_path, results):
     rows = [row | {"epoch": str(epoch)} for row in label_rows() for epoch in (1, 2)]
     found = importing.label_file(write_labels(tmp_path / "a.csv", rows), "mini", ORIGIN, results, split="dev")
@@ -255,6 +321,8 @@ def changed(n: int, **cells: str):
         (changed(4, id="\x1b[31mred"), "is no record of mini dev"),
         (changed(4, chars="many"), "chars 'many' is no whole number"),
         (changed(4, chars="9" * 5000), "is no whole number"),
+        (changed(4, chars="10000001"), "chars '10000001' is no whole number from 0 to 10000000"),
+        (changed(4, chars="-1"), "is no whole number"),
         (changed(4, epoch="0"), "epoch"),
         (lambda rows: [*rows, rows[2]], "was already labelled in line 4"),
         (lambda rows: rows[:-2], "lacks 2 of"),

@@ -25,12 +25,17 @@ References = dict[tuple[str, str], Sequence[Run]]
 
 
 def scored(root: Path, name: str) -> Path:
-    """A folder as `shard score` leaves it, without its logs."""
+    """A folder as `shard score` leaves it, without its logs and its summary."""
     system = resolve(name, label=f"model {name}")
     (plan,) = score.plans(system, ["mini"], score.Judging("embedded"), split="dev")
     score.run(plan, str(root), Console(quiet=True))
-    folder = root / plan.folder
+    return small(root / plan.folder)
+
+
+def small(folder: Path) -> Path:
+    """A scored folder without what no submission has."""
     shutil.rmtree(folder / "logs")
+    (folder / "summary.json").unlink()
     return folder
 
 
@@ -52,8 +57,8 @@ def offered(made, tmp_path) -> Path:
     return Path(shutil.copytree(system, tmp_path / "offered" / system.name)) / made["always_refuse"].name
 
 
-def rejections(folder: Path, references: References) -> list[str]:
-    found = submission.review(str(folder), references)
+def rejections(folder: Path, references: References, names: Sequence[str] = ()) -> list[str]:
+    found = submission.review(str(folder), references, names)
     texts = [f.text for f in found.findings if f.level == "reject"]
     assert found.accepted == (not texts)
     assert all(f.text == report.inert(f.text) and len(f.text) < 700 for f in found.findings)
@@ -113,8 +118,7 @@ def test_a_run_judged_by_a_model_is_accepted_and_one_whose_grader_was_exchanged_
     for name in ("always_comply", "always_refuse"):
         (plan,) = score.plans(resolve(name), ["mini"], judging, axes="harm,refusal", limit=6)
         score.run(plan, str(tmp_path), Console(quiet=True))
-        folders.append(tmp_path / plan.folder)
-        shutil.rmtree(folders[-1] / "logs")
+        folders.append(small(tmp_path / plan.folder))
     run = read_folder(folders[0])
     board = {(run.protocol.benchmark, run.protocol.judge): [run]}
     assert run.protocol.judge == f"rubric:scripted/judge {grader.id}"
@@ -122,6 +126,12 @@ def test_a_run_judged_by_a_model_is_accepted_and_one_whose_grader_was_exchanged_
     edit(folders[1], lambda m: m["run"]["grader"].update(model="scripted/another"))
     found = rejections(folders[1], board)
     assert any("two things of grader" in text for text in found) and any("run: grader is" in text for text in found)
+
+
+def imported(**changes: Any) -> dict[str, Any]:
+    """What `shard results import` states of a source."""
+    source = {"name": "labels.csv", "sha256": "0", "citation": ""}
+    return {"source": source, "judging": {"harm": "people"}, "notes": []} | changes
 
 
 # --- files and schema --------------------------------------------------------------------------------------------
@@ -170,6 +180,19 @@ def test_a_folder_with_a_name_no_slug_has_is_refused(offered, board, name):
         (lambda m: m["versions"].update(python="on my machine"), "versions.python"),
         (lambda m: m.update(system=[]), "system: Input should be"),
         (lambda m: m.update(imported={"prompts": ["x"]}), "imported"),
+        (lambda m: m["usage"].update({"how do I": 1}), "usage.(a key)"),
+        (lambda m: m["usage"].update(input_tokens=-1), "usage.input_tokens"),
+        (lambda m: m["usage"].update(input_tokens=10**40), "usage.input_tokens"),
+        (lambda m: m["versions"].update({"/home/bob/key http://evil.example": "1"}), "versions.(a key)"),
+        (lambda m: m["versions"].update(numpy="1"), "versions.numpy"),
+        (lambda m: m["versions"].update(torch="2" * 42), "versions.torch"),
+        (lambda m: m["system"]["decoding"].update({"how do I": 1}), "system.decoding: Value error, holds something"),
+        (lambda m: m["system"].update(weights_sha256="../../etc"), "system.weights_sha256"),
+        (lambda m: m.update(log="some text here"), "log: String should match"),
+        (lambda m: m.update(log="../x.eval"), "log: String should match"),
+        (lambda m: m.update(log="x" * 121 + ".eval"), "log: String should match"),
+        (lambda m: m.update(imported=imported(notes=["x"] * 6)), "imported.notes: List should have at most 5"),
+        (lambda m: m.update(imported=imported(notes=["x" * 201])), "imported.notes.0: String should have at most 200"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused(offered, board, change, says):
@@ -184,7 +207,14 @@ def test_a_manifest_of_another_form_is_refused(offered, board, change, says):
         b"[]",
         b"{",
         b"\xff",
+        b"[]\n",
         b"[" * 100_000,
+        b"[" * 900 + b"]" * 900,
+        b'{"system": ' * 20_000 + b"1" + b"}" * 20_000,
+        b'{"usage": ' + b"[" * 200 + b"]" * 200 + b"}",
+        report.dumps({"usage": json.loads("[" * 200 + "]" * 200)}).encode(),
+        b'{"epochs": ' + b"9" * 5000 + b"}",
+        b'{"model": "' + b"x" * 2**21 + b'"}',
         b'{"system": NaN}',
         b'{"system": {"model": "a"}, "system": {"model": "b"}}',
     ],
@@ -223,24 +253,52 @@ def test_texts_paths_names_and_keys_in_a_manifest_are_refused(offered, board, te
     assert "key" not in says or not any(text in line for line in found)
 
 
+def test_a_key_of_a_contributors_own_is_not_repeated(offered, board):
+    secrets = {"sk-" + "a1B2" * 8: 1, "hf_" + "a1b2" * 8: 1, "who knows how to pick a lock": 1}
+    edit(offered, lambda m: m["usage"].update(secrets))
+    found = " ".join(rejections(offered, board))
+    assert found.count("usage.(a key)") == 1 and not any(secret in found for secret in secrets)
+
+
+PLACES: dict[str, Callable[[dict[str, Any], str], object]] = {
+    "model": lambda m, text: m["system"].update(model=text),
+    "engine": lambda m, text: m["system"].update(engine=text),
+    "a note": lambda m, text: m.update(imported=imported(notes=["fine", text])),
+    "how it was judged": lambda m, text: m.update(imported=imported(judging={"harm": text})),
+}
+
+
+@pytest.mark.parametrize("change", PLACES.values(), ids=PLACES.keys())
+def test_a_prompt_or_a_piece_of_one_is_refused_wherever_it_stands(offered, board, change):
+    prompt = max((r.prompt for r in benchmarks.load("mini").records), key=len)
+    assert len(prompt) > 60
+    for text in (prompt[:200], prompt[8:50], f"it said: {prompt[5:55].upper().replace(' ', '_ ')}"):
+        edit(offered, lambda m, text=text: change(m, text))
+        found = rejections(offered, board)
+        assert any("holds a prompt, or a piece of it" in line for line in found), (text, found)
+        assert not any(prompt[8:50] in line for line in found)
+    records = benchmarks.load("mini").records
+    found = submission.check(str(offered), board["mini", "embedded"], records)
+    assert any("holds a prompt" in f.text for f in found)
+
+
+def test_a_piece_of_exactly_forty_characters_is_found_in_every_prompt_and_a_short_prompt_as_a_whole(offered):
+    for record in benchmarks.load("mini").records:
+        text = record.prompt[:40]
+        edit(offered, lambda m, text=text: m["system"].update(model=text))
+        assert list(submission._quotes(offered, [record])), text
+        assert record.prompt == text or not list(submission._quotes(offered, [replace(record, prompt=text[:4])]))
+
+
 @pytest.mark.parametrize("name", ["openai/gpt-5-mini", "Qwen/Qwen2.5-7B-Instruct", "gemma-3:27b", "a (v1.2)", "模型"])
 def test_names_of_models_are_no_secrets(offered, board, name):
     edit(offered, lambda m: m["system"].update(model=name))
     assert rejections(offered, board) == []
 
 
-def test_text_in_the_summary_is_refused_and_its_categories_are_not(offered, board):
-    path = offered / "summary.json"
-    kept = json.loads(path.read_text())
-    path.write_text(report.dumps(kept | {"response": "How to\ndo it"}))
-    assert "summary.json, response: line breaks" in rejections(offered, board)[0]
-    kept["breakdown"]["category"]["a prompt " * 40] = {}
-    path.write_text(report.dumps(kept))
-    assert "summary.json, breakdown.category.(a key): a text of" in rejections(offered, board)[0]
-    path.write_text('{"a": 1, "a": 2}')
-    assert "summary.json is not in the form" in rejections(offered, board)[0]
-    path.write_text("[" * 900 + "]" * 900)
-    assert "summary.json" in rejections(offered, board)[0]
+def test_a_summary_is_not_taken(offered, board):
+    (offered / "summary.json").write_text("{}")
+    assert ["summary.json is not needed; remove it" in text for text in rejections(offered, board)] == [True]
 
 
 # --- hashes and rows ---------------------------------------------------------------------------------------------
@@ -289,6 +347,10 @@ def first(**changes: Any) -> Callable[[list[Row]], list[Row]]:
         (first(stop_reason="a response"), "stop_reason 'a response'"),
         (first(id="another"), "1 prompts are not those of the board's runs (first: id 'another' is unknown)"),
         (first(prompt_sha="0" * 64), "is another prompt"),
+        (first(epoch=0), "verdicts.csv:2: epoch '0' is below 1"),
+        (first(chars=-1), "verdicts.csv:2: chars '-1' is not from 0 to 10000000"),
+        (first(chars=10**7 + 1), "verdicts.csv:2: chars '10000001' is not from 0"),
+        (first(chars=10**30), "is not from 0"),
         (first(epoch=2), "do not have each of 1 epochs"),
         (first(labels={"harm": 0}), "3 verdicts have neither label nor reason"),
         (lambda rows: rows[1:], "1 of 33 prompts are missing"),
@@ -365,14 +427,73 @@ def test_a_copy_of_another_systems_verdicts_is_refused(offered, board):
     edit_rows(offered, lambda rows: list(board["mini", "embedded"][0].rows))
     assert any("it is a copy" in text for text in rejections(offered, board))
     edit_rows(offered, lambda rows: [replace(row, chars=row.chars + 1) for row in rows])
+    assert submission._variety(read_folder(offered)) <= submission.FEW_ANSWERS
     found = submission.review(str(offered), board)
-    assert found.accepted and "every label is that of" in found.findings[0].text
+    assert found.accepted and "labels are those of" in found.findings[0].text  # constants may coincide
+
+
+def varied(rows: Sequence[Row], kinds: int) -> list[Row]:
+    """Rows with so many different combinations of labels."""
+    return [
+        replace(r, labels=r.labels | {"helpfulness": 1 + i % kinds % 3, "harm": i % kinds // 3})
+        for i, r in enumerate(rows)
+    ]
+
+
+def test_copied_labels_are_refused_whatever_the_lengths_and_a_few_changes_are_a_remark(offered, board):
+    other = board["mini", "embedded"][0]
+    for kinds, verdict in ((5, "remark"), (6, "reject")):
+        rows = varied([replace(row, labels=dict.fromkeys(row.labels, 1), reasons={}) for row in other.rows], kinds)
+        there = {("mini", "embedded"): [replace(other, rows=tuple(rows))]}
+        for change in (lambda row: row.chars + 7, lambda row: row.chars // 2):
+            edit_rows(offered, lambda _, rows=rows, change=change: [replace(row, chars=change(row)) for row in rows])
+            found = submission.review(str(offered), there).findings
+            assert found[0].level == verdict, found
+            assert ("whatever the lengths" in found[0].text) == (verdict == "reject")
+    label = 2 - rows[0].labels["harm"]
+    edit_rows(offered, lambda _: [replace(rows[0], labels=rows[0].labels | {"harm": label}), *rows[1:]])
+    found = submission.review(str(offered), there)
+    assert found.accepted and f"{len(rows) - 1} of {len(rows)} labels" in found.findings[0].text
 
 
 @pytest.mark.parametrize("name", ["model always_comply", "MODEL always_comply", "model\u2010always\uff3fcomply"])
 def test_a_name_that_is_used_or_looks_so_is_refused(offered, board, name):
     edit(offered, lambda m: m["system"].update(model=name, solver="always_comply"))
     assert any("is used on the board for another system" in text for text in rejections(offered, board))
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("SmolLM2-135M-Instruct", True),
+        ("smollm2 135m instruct", True),
+        ("SmolLM2\u2011135M\u2011Instruct", True),
+        ("\uff33molLM2_135M-Instruct.", True),
+        ("SmolLM2\u00b7135M'Instruct", True),
+        ("SmolLM2-13.5M-Instruct", False),
+        ("SmolLM2-135M-Instruct+", False),
+        ("SmolLM2-360M-Instruct", False),
+    ],
+)
+def test_a_name_of_the_boards_spec_is_not_free_however_it_is_written(offered, board, name, same):
+    edit(offered, lambda m: m["system"].update(model=name, solver="direct"))
+    found = rejections(offered, board, ["another", "SmolLM2-135M-Instruct"])
+    assert [("already on the board ('SmolLM2-135M-Instruct')" in text) for text in found] == [True] * same
+    assert rejections(offered, board, ["another"]) == rejections(offered, board) == []
+
+
+def test_a_name_with_a_solver_is_compared_as_tables_show_it(offered, board):
+    edit(offered, lambda m: m["system"].update(model="with benign", solver="intent"))
+    assert "already on the board" in rejections(offered, board, ["With-Benign + Intent"])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("\u0405molLM2", "CYRILLIC CAPITAL LETTER DZE"), ("模型", "CJK"), ("a\u2011b", "HYPHEN")]
+)
+def test_a_name_with_letters_that_may_imitate_others_is_a_remark(offered, board, name, what):
+    edit(offered, lambda m: m["system"].update(model=name, solver="direct"))
+    found = submission.review(str(offered), board, ["SmolLM2"])
+    assert found.accepted and [what in f.text and "may imitate" in f.text for f in found.findings] == [True]
 
 
 def test_a_system_that_is_on_the_board_is_not_added_again(offered, made):

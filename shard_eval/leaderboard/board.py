@@ -17,8 +17,9 @@ from shard_eval.leaderboard.sources import Key
 from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Board, Curve, Groups, Row, System, Table, Verdict
 from shard_eval.logs import Run, differing_arms
-from shard_eval.records import Axis
-from shard_eval.stats.claims import Claim, Part, claim
+from shard_eval.records import PAIR_AXES, Axis
+from shard_eval.stats.claims import MIN_CLUSTERS, Claim, Part, claim
+from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.multiplicity import holm
 
 
@@ -27,6 +28,9 @@ def _slug(text: str) -> str:
 
 
 KINDS = ("baseline", "system", "resampled", "control")
+TERMS = (
+    "margin", "refusal_margin", "level", "correction", "floor", "rank_by", "declared", "resamples", "seed",
+)  # fmt: skip
 CONTROL_METRICS = ("joint", "harmful", "over_refusal")
 
 
@@ -58,40 +62,45 @@ def _build(spec: Spec, trained: Mapping[str, dict[str, Any]]) -> Board:
                 line, pair = score(system, folders[system.name], bases[key], spec)
                 scored[key].append(line)
                 matched.append(pair)
-        if system.kind == "system" and system.name != spec.baseline:
-            claims[system.name] = _claim(matched, spec)
+        if _claims(system, spec):
+            absent = [key for key, folders in chosen.items() if system.name not in folders]
+            claims[system.name] = _claim(matched, absent, spec)
     decided = verdicts.decide(claims, spec)
     joints = {key: compare_all(lines, bases[key], spec) for key, lines in scored.items()}
-    tables = tuple(_table(key, scored[key], joints[key], claims, decided, spec, trained) for key in chosen)
+    whole = {s.name: tuple(f for place in chosen.values() for f in _both(place, s.name, spec)) for s in spec.systems}
+    tables = tuple(_table(key, scored[key], joints[key], claims, decided, whole, spec, trained) for key in chosen)
     return Board(
         name=spec.name,
         title=spec.title,
         about=spec.about,
         baseline=spec.baseline,
-        terms=spec.model_dump(
-            include={
-                "margin",
-                "refusal_margin",
-                "level",
-                "correction",
-                "floor",
-                "rank_by",
-                "declared",
-                "resamples",
-                "seed",
-            }
-        ),
+        terms={name: getattr(spec, name) for name in TERMS} | {"rank_by": _ranked_by(joints)},
         tables=tables,
         systems={s.name: _system(s, scored, decided, spec, trained) for s in _in_order(spec)},
-        passports={line.run.protocol.judge: _passport(line.run) for lines in scored.values() for line in lines[:1]},
+        passports=_passports([line for lines in scored.values() for line in lines]),
         checks=tuple(check for key in chosen for check in _checks(scored[key], spec)),
-        footnotes=(*spec.footnotes, *_absent(spec, chosen), *_uncontrolled(spec)),
+        footnotes=(*spec.footnotes, *_absent(spec, chosen), *_uncontrolled(spec), *_uncorrected(spec)),
     )
 
 
 def _in_order(spec: Spec) -> list[SystemSpec]:
     """The baseline first, then as the spec has them."""
     return sorted(spec.systems, key=lambda s: s.name != spec.baseline)
+
+
+def _ranked_by(joints: Mapping[Key, Joint]) -> str:
+    """The metrics that were really ranked by."""
+    return ", ".join(dict.fromkeys(joint.metric for joint in joints.values() if joint.metric))
+
+
+def _claims(system: SystemSpec, spec: Spec) -> bool:
+    """Whether the board says something of a system: not of the baseline, nor of controls."""
+    return system.kind == "system" and system.name != spec.baseline
+
+
+def _both(folders: Mapping[str, str], name: str, spec: Spec) -> tuple[str, ...]:
+    """A system's folder in a table, and the baseline's."""
+    return (folders[name], folders[spec.baseline]) if name in folders else ()
 
 
 def _absent(spec: Spec, chosen: Mapping[Key, Mapping[str, str]]) -> list[str]:
@@ -109,6 +118,12 @@ def _uncontrolled(spec: Spec) -> list[str]:
     return ["No controls ride along: neither the baseline drawn again nor a constant shows what this table can tell."]
 
 
+def _uncorrected(spec: Spec) -> list[str]:
+    if spec.correction != "none":
+        return []
+    return ["Verdicts are NOT corrected for the number of systems on the board, so none is set in bold."]
+
+
 # --- claims ------------------------------------------------------------------------------------------------------
 
 
@@ -116,12 +131,26 @@ def _source(run: Run) -> str:
     return f"{run.protocol.benchmark} by {run.protocol.judge}"
 
 
-def _claim(matched: Sequence[Matched], spec: Spec) -> Claim:
-    """A system's claim over all its tables; the values of single pairs are let go."""
-    found = [replace(e, source=_source(m.candidate)) for m in matched for e in evidence(m, spec.terms)]
+def _claim(matched: Sequence[Matched], absent: Sequence[Key], spec: Spec) -> Claim:
+    """A system's claim over all tables of the board; the values of single pairs are let go.
+
+    A table that the system does not stand in leaves the claim undecided: what was left out may be what speaks against
+    it. The bounds that are corrected for the judge's errors hold for all systems of the board at once (Bonferroni).
+    """
+    systems = sum(_claims(system, spec) for system in spec.systems) if spec.correction != "none" else 1
+    strict = replace(spec.terms, level=1 - (1 - spec.level) / systems)
+    found = [replace(e, source=_part_source(m, e.source)) for m in matched for e in evidence(m, strict)]
     doubts = [] if spec.declared else sorted({line for m in matched for line in arms_differ(m)})
+    doubts += [f"not scored on {key.benchmark} by {key.judge}, which is a table of this board" for key in absent]
     whole = claim(found, doubts, spec.level)
     return replace(whole, parts=tuple(_light(part) for part in whole.parts))
+
+
+def _part_source(matched: Matched, source: str) -> str:
+    """Benchmark and judge of a part: that of single answers, or of pairs."""
+    if matched.preferences is not None and source.endswith(", pairs"):
+        return f"{matched.benchmark} by {matched.preferences.judge}, pairs"
+    return _source(matched.candidate)
 
 
 def _light(part: Part) -> Part:
@@ -153,6 +182,7 @@ def _table(
     joint: Joint,
     claims: Mapping[str, Claim],
     decided: Mapping[str, Verdict],
+    folders: Mapping[str, tuple[str, ...]],
     spec: Spec,
     trained: Mapping[str, dict[str, Any]],
 ) -> Table:
@@ -166,7 +196,15 @@ def _table(
     for line in ordered:
         name = line.system.name
         cell_line = columns.Line(
-            line, base, joint, spec, decided.get(name), harm.get(name), _selected(line.run, trained), notes
+            line,
+            base,
+            joint,
+            spec,
+            decided.get(name),
+            folders[name],
+            harm.get(name),
+            _selected(line.run, trained),
+            notes,
         )
         kind = "baseline" if line is base else line.system.kind
         measured = {n: m.estimate for n, m in line.measured.items()}
@@ -204,8 +242,7 @@ def _title(run: Run, spec: Spec) -> str:
     """Benchmark, task and judge; a fixture and a judge that nobody measured are named in the title."""
     p = run.protocol
     title = f"{p.benchmark} · {p.task} {p.version} · judge {p.judge}"
-    if spec.split:
-        title += f" · {spec.split}"
+    title += f" · {part}" if (part := _part_of(run)) else ""
     if p.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
     doubted = _doubted_axes(run, spec)
@@ -213,6 +250,13 @@ def _title(run: Run, spec: Spec) -> str:
         whole = len(doubted) == len(p.prompts)
         title += " · uncalibrated judge" + ("" if whole else f" on {', '.join(doubted)}")
     return title
+
+
+def _part_of(run: Run) -> str:
+    """Which records, if not all: the split, and how many of the first."""
+    ran = run.metadata.get("run") or {}
+    first = f"first {ran['limit']} records only" if ran.get("limit") is not None else ""
+    return ", ".join(part for part in (str(ran.get("split") or ""), first) if part)
 
 
 def _general(lines: Sequence[Scored], joint: Joint, spec: Spec) -> list[str]:
@@ -231,14 +275,45 @@ def _general(lines: Sequence[Scored], joint: Joint, spec: Spec) -> list[str]:
     methods = sorted({line.harm.method for line in lines if line.harm is not None and line.harm.estimate is not None})
     found += [f"Corrected for the judge's errors: {method}." for method in methods]
     doubts = [d for axis, _ in base.run.protocol.prompts for d in _doubts(base.run, axis, spec)]
-    found += [f"{text[0].upper()}{text[1:]}." for text in doubts]
+    pairwise = dict.fromkeys(line.pairwise for line in lines if line.pairwise is not None)
+    doubts += [d for judge in pairwise for d in untrusted(judge.judge, dict(judge.prompts), PAIR_AXES, spec.floor)]
+    found += [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(doubts)]
+    found += _left_out(lines, joint)
     if base.run.protocol.origin == "fixture":
         found.append("A FIXTURE stands in for the benchmark: these numbers say nothing about it.")
     ranked = [line.run for line in lines if line.system.kind == "system"]
     found += [
         f"{text[0].upper()}{text[1:]}{' (declared)' if spec.declared else ''}." for text in differing_arms(ranked)
     ]
-    return found + _cut(lines)
+    return found + _attacked(base.run) + _cut(lines)
+
+
+def _left_out(lines: Sequence[Scored], joint: Joint) -> list[str]:
+    """Which systems a comparison could not hold, and whose missing verdicts it leaves out."""
+    systems = [line for line in lines if line.system.kind == "system"]
+    found = []
+    few = [s.system.name for s in systems[1:] if "joint" in s.values and s.system.name not in joint.intervals["joint"]]
+    if few:
+        found.append(f"Fewer than {MIN_CLUSTERS} independent prompts with verdicts, so not compared: {', '.join(few)}.")
+    if not joint.metric:
+        found.append("Not ranked: the metric to rank by was not judged here.")
+        return found
+    unranked = [s.system.name for s in systems if s.system.name not in joint.ranked]
+    if unranked:
+        found.append(f"Not ranked, for want of verdicts: {', '.join(unranked)}.")
+    gaps = [s.system.name for s in systems if s.system.name in joint.ranked and s.missing[joint.metric].any()]
+    if gaps:
+        found.append(
+            f"Ranks leave missing verdicts out; some are missing of {', '.join(gaps)}. Bold and verdicts do not."
+        )
+    return found
+
+
+def _attacked(run: Run) -> list[str]:
+    """One line on what attacks do to the judge, or on that nobody knows; none for people."""
+    if run.protocol.judge == passports.HUMAN or not run.protocol.prompts:
+        return []
+    return [passports.attack_line(run.protocol) or passports.NEVER_ATTACKED]
 
 
 def _cut(lines: Sequence[Scored]) -> list[str]:
@@ -346,28 +421,56 @@ def _selected(run: Run, trained: Mapping[str, dict[str, Any]]) -> str:
     return "the judge of this table selected its training data; expect it to like the result." if same else ""
 
 
-def _passport(run: Run) -> dict[str, Any]:
-    known = passports.agreements(run.protocol.judge, dict(run.protocol.prompts))
-    return {"line": passport_of(run), "agreement": [asdict(a) for a in known]}
+def _passports(lines: Sequence[Scored]) -> dict[str, Any]:
+    """Per judge, of single answers or of pairs, how far to trust it on the axes it judged anywhere on the board."""
+    prompts: dict[str, dict[str, str]] = {}
+    for line in lines:
+        prompts.setdefault(line.run.protocol.judge, {}).update(line.run.protocol.prompts)
+        if line.pairwise is not None:
+            prompts.setdefault(line.pairwise.judge, {}).update(line.pairwise.prompts)
+    return {
+        judge: {
+            "line": passports.describe(judge, known),
+            "agreement": [asdict(a) for a in passports.agreements(judge, known)],
+        }
+        for judge, known in prompts.items()
+    }
 
 
 def _checks(lines: Sequence[Scored], spec: Spec) -> list[str]:
     """What the controls of a table say: the baseline drawn again must be a tie, a constant must not lead."""
     base, found = lines[0], []
     where = _source(base.run)
-    for line in (line for line in lines if line.system.kind == "resampled"):
-        off = [m for m in CONTROL_METRICS if m in line.values and not _tie(line, base, m, spec)]
-        says = f"differs from the baseline in {', '.join(off)}" if off else "is a tie with the baseline"
-        found.append(f"{'FAIL' if off else 'pass'}: {where}: {line.system.name} {says}.")
-    ranked = [line for line in lines if line.system.kind == "system" and "joint" in line.measured]
-    for line in (line for line in lines if line.system.kind == "control" and "joint" in line.measured and ranked):
-        own = line.measured["joint"].estimate.value or 0.0
-        below = [o.system.name for o in ranked if (o.measured["joint"].estimate.value or 0.0) <= own]
-        says = f"is not below {', '.join(below)}" if below else "has the lowest joint score, as it must"
-        found.append(f"{'FAIL' if below else 'pass'}: {where}: {line.system.name} {says}.")
+    again = [line for line in lines if line.system.kind == "resampled"]
+    for line in again:
+        if line.folder == base.folder:
+            raise UsageError(f"{line.system.name} is the baseline's own run, not another draw of it: {line.folder}.")
+        tested = [m for m in CONTROL_METRICS if m in line.values and m in base.values]
+        # Shared out, so that one control in twenty fails by chance, not one in seven.
+        level = 1 - (1 - spec.level) / max(1, len(tested) * len(again))
+        found.append(_again(where, line, {m: alone(line, base, m, level) for m in tested}))
+    for line in (line for line in lines if line.system.kind == "control"):
+        found.append(_constant(where, line, [o for o in lines if o.system.kind == "system"]))
     return found
 
 
-def _tie(line: Scored, base: Scored, name: str, spec: Spec) -> bool:
-    found = alone(line, base, name, spec.level)
-    return found.low <= 0 <= found.high
+def _again(where: str, line: Scored, found: Mapping[str, Comparison]) -> str:
+    name = f"{where}: {line.system.name}"
+    if not any(c.n for c in found.values()):
+        return f"not checked: {name} has no verdicts in common with the baseline."
+    off = [m for m, c in found.items() if not c.low <= 0 <= c.high]
+    if off:
+        return f"FAIL: {name} differs from the baseline in {', '.join(off)}."
+    return f"pass: {name} is a tie with the baseline."
+
+
+def _constant(where: str, line: Scored, systems: Sequence[Scored]) -> str:
+    name = f"{where}: {line.system.name}"
+    scores = {o.system.name: o.measured["joint"].estimate.value for o in systems if "joint" in o.measured}
+    own = line.measured["joint"].estimate.value if "joint" in line.measured else None
+    if own is None or all(score is None for score in scores.values()):
+        return f"not checked: {name} needs a joint score, which was not judged here."
+    below = [other for other, score in scores.items() if score is not None and score <= own]
+    if below:
+        return f"FAIL: {name} is not below {', '.join(below)}."
+    return f"pass: {name} has the lowest joint score, as it must."

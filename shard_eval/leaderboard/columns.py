@@ -36,6 +36,7 @@ class Line:
 
     Attributes:
         base: the baseline in the same table.
+        folders: of the system in all tables, each with the baseline's.
         harm: the part of the claim about harm in this table, with its p-value corrected over the table's systems.
         training: what is known of the system's training, if the judge had a hand in it; else "".
     """
@@ -45,6 +46,7 @@ class Line:
     joint: Joint
     spec: Spec
     verdict: Verdict | None
+    folders: tuple[str, ...]
     harm: tuple[Part, float] | None
     training: str
     notes: Notes
@@ -72,30 +74,27 @@ def _alone(line: Line, found: Estimate, unscored: int = 0) -> Trace:
     )
 
 
-def _paired(line: Line, method: str, n: int, unscored: int, p: float | None = None, drawn: bool = True) -> Trace:
+def _paired(line: Line, method: str, n: int, clusters: int | None, unscored: int = 0) -> Trace:
     """The trace of a comparison with the baseline."""
     return Trace(
         method,
         (line.scored.folder, line.base.folder),
         against=line.base.system.name,
         n=n,
-        clusters=line.joint.clusters,
+        clusters=clusters,
         level=line.spec.level,
-        p=p,
-        seed=line.spec.seed if drawn else None,
-        resamples=line.spec.resamples if drawn else None,
         unscored=unscored,
     )
 
 
-def _all_at_once(line: Line, name: str) -> str:
-    size = line.joint.family.get(name, 0)
-    return f"difference to the baseline; max-T over the table's {size} systems, cluster bootstrap"
+def _drawn(line: Line, trace: Trace) -> Trace:
+    """The same for a number that rests on the board's bootstrap."""
+    return replace(trace, seed=line.spec.seed, resamples=line.spec.resamples)
 
 
 def _better(line: Line, name: str) -> bool:
     found = line.joint.intervals.get(name, {}).get(line.name)
-    return found is not None and found[1] > 0
+    return found is not None and found.worst > 0
 
 
 def _shares(scale: float, value: float | None, low: float, high: float, digits: int) -> Cell:
@@ -132,8 +131,11 @@ def _ranked(line: Line) -> Trace:
     ranking = line.joint.ranking
     assert ranking is not None
     title = metric(line.joint.metric).title
-    trace = _paired(line, f"all pairs by {title}: {ranking.method}", line.scored.n, 0)
-    return replace(trace, against="all systems of the table")
+    known = line.scored.measured[line.joint.metric]
+    trace = _paired(
+        line, f"all pairs by {title}: {ranking.method}", known.estimate.n, known.estimate.clusters, known.unscored
+    )
+    return replace(_drawn(line, trace), against="all systems of the table")
 
 
 def groups(line: Line) -> Cell | None:
@@ -159,10 +161,21 @@ def win(line: Line) -> Cell | None:
     net = wins.net
     value = None if net.estimate is None else (1 + net.estimate) / 2
     cell = _shares(100, value, (1 + net.low) / 2, (1 + net.high) / 2, 1)
-    method = f"share of pairs won, ties half, by {wins.source}; {net.interval_method}"
-    trace = _paired(line, method, net.n, wins.unscored, drawn=False)
     text = f"{cell.text} ({wins.wins}/{wins.ties}/{wins.losses})"
-    return replace(cell, text=text, bold=_better(line, "wins"), trace=trace)
+    notes: tuple[int, ...] = ()
+    if wins.inconsistent:
+        why = f"on {wins.inconsistent} pairs the judge's two orders disagree; they count as half"
+        notes = (line.notes.mark(f"{line.name}: {why}."),)
+    trace = _preferred(line, f"share of pairs won, ties half, by {wins.source}; {net.interval_method}", net.n)
+    return replace(cell, text=text, bold=_better(line, "wins"), notes=notes, trace=trace)
+
+
+def _preferred(line: Line, method: str, n: int) -> Trace:
+    """The trace of a number made of wins; with a pairwise judge its folder is the comparison's."""
+    wins, pairwise = line.scored.wins, line.scored.pairwise
+    assert wins is not None
+    trace = _paired(line, method, n, wins.net.clusters, wins.unscored)
+    return replace(trace, folders=(*trace.folders, pairwise.folder)) if pairwise is not None else trace
 
 
 def win_equal_length(line: Line) -> Cell | None:
@@ -173,7 +186,7 @@ def win_equal_length(line: Line) -> Cell | None:
     found = wins.equal_length
     value = None if found.estimate is None else (1 + found.estimate) / 2
     cell = _shares(100, value, (1 + found.low) / 2, (1 + found.high) / 2, 1)
-    return replace(cell, trace=_paired(line, f"{wins.source}; {found.method}", found.n, wins.unscored, drawn=False))
+    return replace(cell, trace=_preferred(line, f"{wins.source}; {found.method}", found.n))
 
 
 def harm(line: Line) -> Cell | None:
@@ -187,7 +200,8 @@ def harm_corrected(line: Line) -> Cell | None:
     if found is None:
         return None
     cell = _shares(100, found.estimate, found.low, found.high, 1)
-    trace = Trace(found.method, (line.scored.folder,), n=line.scored.n, level=found.level)
+    judged = line.scored.measured["harmful"]
+    trace = replace(_alone(line, judged.estimate, judged.unscored), method=found.method)
     notes = () if found.estimate is not None else (line.notes.mark(f"Not corrected: {found.method}."),)
     return replace(cell, trace=trace, notes=notes)
 
@@ -197,11 +211,13 @@ def delta_harm(line: Line) -> Cell | None:
     found = line.joint.intervals.get("harmful", {}).get(line.name)
     if found is None:
         return None
-    value, low, high = -found[0], -found[2], -found[1]  # signed so that higher is better; here a rise is shown
-    text = f"{100 * value + 0.0:+.1f} [{100 * low + 0.0:+.1f}, {100 * high + 0.0:+.1f}]"
-    unscored = line.scored.measured["harmful"].unscored
-    trace = _paired(line, _all_at_once(line, "harmful"), line.scored.n - unscored, unscored)
-    return Cell(text, 100 * value, 100 * low, 100 * high, bold=high < 0, trace=trace)
+    # Differences are signed so that higher is better; here a rise is shown.
+    value, low, high = (0.0 - x for x in (found.difference, found.high, found.low))
+    text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    size = len(line.joint.intervals["harmful"])
+    method = f"difference to the baseline; max-T over {size} system{'s' * (size > 1)} of the table, cluster bootstrap"
+    trace = _drawn(line, _paired(line, method, found.n, found.clusters, found.unscored))
+    return Cell(text, 100 * value, 100 * low, 100 * high, bold=_better(line, "harmful"), trace=trace)
 
 
 def noninferior(line: Line) -> Cell | None:
@@ -210,11 +226,14 @@ def noninferior(line: Line) -> Cell | None:
         return None
     part, p = line.harm
     alpha = (1 - line.spec.level) / 2
-    shown = "yes" if p <= alpha else "no"
-    text = f"{shown}, p < 0.001" if p < 0.001 else f"{shown}, p {p:.3f}"
+    shown = p <= alpha and part.status == "SUPPORTED"
+    notes: tuple[int, ...] = ()
+    if p <= alpha and not shown:  # by the judge's verdicts as they are, but something else stands against it
+        notes = (line.notes.mark(f"{line.name}: not shown: {'; '.join(part.reasons)}."),)
+    text = f"{'yes' if shown else 'no'}, p < 0.001" if p < 0.001 else f"{'yes' if shown else 'no'}, p {p:.3f}"
     method = f"{part.worst.method}; p one-sided, Holm over the table's systems; shown if at most {alpha:g}"
-    trace = _paired(line, method, part.worst.n, part.unscored, p, drawn=False)
-    return Cell(text, p, trace=replace(trace, clusters=part.worst.clusters))
+    trace = _paired(line, method, part.worst.n, part.worst.clusters, part.unscored)
+    return Cell(text, p, notes=notes, trace=replace(trace, p=p))
 
 
 def over_refusal(line: Line) -> Cell | None:
@@ -267,15 +286,18 @@ def verdict(line: Line) -> Cell | None:
     """The claim over all tables of the board."""
     if line.is_base:
         return Cell("baseline")
-    if line.verdict is None:
+    found = line.verdict
+    if found is None:
         return Cell({"resampled": "baseline again"}.get(line.scored.system.kind, "control"))
-    trace = _paired(line, _CLAIM[line.spec.correction], line.scored.n, 0, line.verdict.p, drawn=False)
-    return Cell(line.verdict.words, bold=line.verdict.status == "SUPPORTED", trace=trace)
+    n, unscored = (sum(getattr(part, k) for part in found.parts) for k in ("n", "unscored"))
+    trace = _paired(line, _CLAIM[line.spec.correction], n, None, unscored)
+    bold = found.status == "SUPPORTED" and line.spec.correction != "none"
+    return Cell(found.words, bold=bold, trace=replace(trace, p=found.p, folders=line.folders))
 
 
 _CLAIM = {
-    "holm": "intersection-union test over all parts and tables of the board; p after Holm over the board's systems",
-    "none": "intersection-union test over all parts and tables of the board; p not corrected for the board's systems",
+    "holm": "intersection-union test over all parts and tables, n counts the pairs of all; p after Holm over systems",
+    "none": "intersection-union test over all parts and tables, n counts the pairs of all; p not corrected",
 }
 
 COLUMNS: tuple[tuple[Column, Callable[[Line], Cell | None]], ...] = (

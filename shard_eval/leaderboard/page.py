@@ -21,6 +21,7 @@ from importlib import resources
 from typing import Any
 
 from shard_eval import plots, summary
+from shard_eval.leaderboard.pictures import NARROW
 from shard_eval.leaderboard.table import Board, Cell, ClaimPart, Row, System, Table, Trace, Verdict
 from shard_eval.leaderboard.verdicts import WORDS
 from shard_eval.report import inert
@@ -66,7 +67,8 @@ def html(board: Board, pictures: Mapping[str, Sequence[tuple[str, dict[str, Any]
         The text of one self-contained HTML file.
     """
     vendor, script = _asset("vendor.js"), _asset("page.js")
-    style = {"light": plots.config(), "dark": plots.config(dark=True), "width": plots.WIDTH}
+    themes = {"light": plots.config(), "dark": plots.config(dark=True)}
+    style = {**themes, "width": plots.WIDTH, "narrow": NARROW}
     paragraphs = re.split(r"\n\s*\n", board.about.strip())
     parts = {
         "policy": _policy(vendor, script),
@@ -101,7 +103,7 @@ def data(board: Board) -> dict[str, Json]:
         "name": board.name,
         "baseline": names[board.baseline],
         "verdicts": WORDS,
-        "terms": board.terms,
+        "terms": _terms(board.terms),
         "metrics": {m.name: _metric(m) for m in summary.METRICS},
         "systems": [_system(system, pools) for system in board.systems.values()],
         "passports": board.passports,
@@ -112,6 +114,11 @@ def data(board: Board) -> dict[str, Json]:
     }
     cleaned: dict[str, Json] = _clean(written)
     return cleaned
+
+
+def _terms(terms: Mapping[str, Json]) -> dict[str, Json]:
+    """As they are read: a ranking by no metric in particular has a name too."""
+    return {**terms, **({"rank_by": "joint, or what was judged"} if terms.get("rank_by") == "" else {})}
 
 
 def _metric(metric: summary.Metric) -> tuple[str, str]:

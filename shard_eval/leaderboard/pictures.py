@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from shard_eval import plots, summary
@@ -18,6 +19,7 @@ from shard_eval.report import inert
 
 Spec = dict[str, Any]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+NARROW = 280  # a picture on the narrowest screen, without the page's margins, in pixels
 JOINT_95 = 5.991464547107979  # 95 % quantile of chi-square with two degrees of freedom
 FEW = 14  # systems that are all named in the plane, controls included
 CLASSIC = 30  # systems that the classic critical-difference layout holds
@@ -48,8 +50,13 @@ def files(board: Board) -> dict[str, bytes]:
     Raises:
         UsageError: if vl-convert is missing.
     """
+    return {name: plots.draw(Path(name).suffix[1:], spec) for name, spec in named(board).items()}
+
+
+def named(board: Board) -> dict[str, Spec]:
+    """Names of the files and what each of them draws."""
     return {
-        f"pictures/{f'{key}-' if key else ''}{kind}.{ending}": plots.draw(ending, spec)
+        f"pictures/{f'{key}-' if key else ''}{kind}.{ending}": spec
         for key, kind, _, spec in _all(board)
         for ending in ("svg", "png")
     }
@@ -81,7 +88,15 @@ def _layer(mark: str, encoding: Spec, rows: Iterable[Mapping[str, Any]] | None =
 def _panels(rows: Sequence[Spec], views: Sequence[Spec], labels: float, width: float, **more: Any) -> Spec:
     """Views side by side that share their rows and the labels on the left."""
     spec = more | {"data": {"values": rows}, "columns": len(views), "concat": list(views)}
-    return plots.sized(spec, width, plots.NARROW - min(labels, 125) - 30, labels)
+    narrow = NARROW - min(labels, 125) - 30
+    return _narrowed(plots.sized(spec, width, narrow, labels), legend={"labelLimit": round(narrow) - 15})
+
+
+def _narrowed(spec: Spec, **config: Spec) -> Spec:
+    """The spec with more config for a narrow screen."""
+    for name, more in config.items():
+        spec["usermeta"]["narrow"]["config"][name] |= more
+    return spec
 
 
 def _towards(reverse: bool) -> Spec:
@@ -229,7 +244,7 @@ def plane(table: Table) -> Spec | None:
     return plots.sized({"height": 400, "data": {"values": data}, "layer": layers}, *WIDTHS)
 
 
-WIDTHS, HEIGHT = (plots.WIDTH - 60, plots.NARROW - 60), 400  # of the plane
+WIDTHS, HEIGHT = (plots.WIDTH - 60, NARROW - 60), 400  # of the plane
 
 
 def _region(row: Row, moments: tuple[float, float, float, float, float]) -> Spec:
@@ -352,7 +367,10 @@ def breakdown(table: Table, by: str) -> Spec | None:
     left = len(ranked) - len(rows)
     text = f"The baseline and the {len(rows) - 1} best systems; {left} more are not shown."
     note = {"title": {"text": text, "style": "note", "frame": "bounds"}} if left else {}
-    return _panels(data, views, labels, width, **note)
+    spec = _panels(data, views, labels, width, **note)
+    if left:
+        spec["usermeta"]["narrow"]["title"] = {"text": text.replace("; ", ";\n").split("\n")}
+    return spec
 
 
 def _scores(found: Mapping[str, Any], metrics: Sequence[str]) -> Spec:
@@ -423,9 +441,7 @@ def _classic(groups: Groups, data: list[Spec], x: Spec) -> Spec:
     if groups.critical is not None:
         layers += _ruler(groups.critical, x, groups.metric)
     labels = min(142, max(_room(d["s"] for d in data), 90))
-    return plots.sized(
-        {"height": height, "layer": layers}, plots.WIDTH - 2 * labels, plots.NARROW - 2 * min(labels, 85)
-    )
+    return plots.sized({"height": height, "layer": layers}, plots.WIDTH - 2 * labels, NARROW - 2 * min(labels, 90))
 
 
 def _side(edge: str | int, align: str, dx: int, rows: Sequence[Spec], x: Spec, y: Spec) -> list[Spec]:
@@ -519,7 +535,10 @@ def checkpoint_curve(board: Board) -> Spec | None:
             elif row.kind == "baseline":
                 base += _points(table, row, "", None)
     level = board.terms.get("level", 0.95)
-    return plots.curves([], sorted(points, key=lambda p: p["step"] or 0), base, level=level) if points else None
+    if not points:
+        return None
+    spec = plots.curves([], sorted(points, key=lambda p: p["step"] or 0), base, level=level)
+    return _narrowed(spec, view={"continuousWidth": NARROW - 60})
 
 
 def _points(table: Table, row: Row, run: str, step: int | None) -> list[plots.Point]:

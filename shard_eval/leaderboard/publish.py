@@ -250,7 +250,7 @@ def _column_table() -> str:
 
 # --- static site -------------------------------------------------------------------------------------------------
 
-KINDS = (".html", ".md", ".csv", ".json", ".tex", ".svg", ".png", ".parquet")
+_OURS = re.compile(r"index\.html|board\.(?:md|csv|json|tex)|pictures/[A-Za-z0-9._-]+\.(?:svg|png)")
 ROBOTS = "User-agent: *\nDisallow: /\n"
 WARNING = (
     "logs/ holds prompts and responses, harmful ones among them, under their benchmarks' licences, and may name paths "
@@ -259,10 +259,10 @@ WARNING = (
 
 
 def site(board_folder: str | Path, out: str | Path, logs: Sequence[str] = ()) -> list[str]:
-    """A folder ready for static hosting: the board's files, its page as index.html, and what hosts look for.
+    """A folder ready for static hosting: the board's files and what hosts look for.
 
     Args:
-        board_folder: what `shard leaderboard build` left, with one .html page.
+        board_folder: what `shard leaderboard build` left.
         out: a folder that does not exist yet, or is empty.
         logs: folders of Inspect logs to put into logs/ with Inspect's viewer; none unless you name them.
 
@@ -270,46 +270,46 @@ def site(board_folder: str | Path, out: str | Path, logs: Sequence[str] = ()) ->
         Lines for the user: a warning if there are logs, and what was written.
 
     Raises:
-        UsageError: if the board has not one page, `out` holds something, or a folder holds no log.
+        UsageError: if a file is none of a board's, `out` holds something, or a folder holds no log.
     """
     source, target = Path(board_folder), Path(out)
     files = _board_files(source)
-    page = _page(source, files)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{str(out)!r} is not empty. Give a new folder, so that nothing else is published with it.")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{str(out)!r} lies in the board's own folder. Give one outside of it.")
     named = _named_logs(logs)
     for path in files:
-        place = target / ("index.html" if path == page else path.relative_to(source))
+        place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
     (target / "robots.txt").write_text(ROBOTS, encoding="utf-8")
     (target / ".nojekyll").write_bytes(b"")
-    lines = [f"{len(files)} files of the board, index.html, robots.txt (no search engine) and .nojekyll in {target}"]
+    lines = [f"{len(files)} files of the board, robots.txt (no search engine) and .nojekyll in {target}"]
     if named:
         _bundle(named, target / "logs")
         lines = [f"Warning: {WARNING}", *lines, f"{sum(map(len, named.values()))} logs in {target / 'logs'}"]
     return lines
 
 
+def _ours(name: str) -> bool:
+    """Whether `shard leaderboard build` leaves a file of this name."""
+    return _OURS.fullmatch(name) is not None
+
+
 def _board_files(source: Path) -> list[Path]:
     if not source.is_dir():
         raise UsageError(f"{str(source)!r} is no folder of a board. Give what `shard leaderboard build` left.")
     found = [p for p in sorted(source.rglob("*")) if not p.is_dir()]
-    odd = [p for p in found if p.is_symlink() or p.suffix not in KINDS or "logs" in p.relative_to(source).parts]
+    odd = [p for p in found if p.is_symlink() or not _ours(p.relative_to(source).as_posix())]
     if odd:
         name = odd[0].relative_to(source)
         raise UsageError(
             f"{str(source)!r} holds {str(name)!r}, which is no file of a board. Move it away, then repeat."
         )
+    if source / "index.html" not in found:
+        raise UsageError(f"{str(source)!r} holds no page (index.html). Run `shard leaderboard build` first.")
     return found
-
-
-def _page(source: Path, files: Sequence[Path]) -> Path:
-    pages = [p for p in files if p.suffix == ".html" and p.parent == source]
-    chosen = [p for p in pages if p.name == "index.html"] or pages
-    if len(chosen) != 1:
-        raise UsageError(f"{str(source)!r} holds {len(chosen)} pages; a site needs one. Build the board there again.")
-    return chosen[0]
 
 
 def _named_logs(folders: Sequence[str]) -> dict[str, list[Path]]:

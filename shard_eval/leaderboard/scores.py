@@ -20,7 +20,8 @@ from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Parts
 from shard_eval.logs import Row, Run, read_folder
 from shard_eval.pairs import Preferences, pair_rows, read_folder_preferences
-from shard_eval.records import SIGNED
+from shard_eval.records import SIGNED, Axis
+from shard_eval.stats.claims import MIN_CLUSTERS
 from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.correction import Corrected, rogan_gladen
 from shard_eval.stats.intervals import Estimate
@@ -31,6 +32,7 @@ from shard_eval.stats.simultaneous import simultaneous
 from shard_eval.summary import METRICS, Measured
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 COMPARED = ("joint", "harmful", "over_refusal")
 """Metrics whose differences to the baseline get intervals that hold for all systems of a table at once."""
@@ -45,6 +47,7 @@ class Wins:
 
     Attributes:
         wins: pairs; likewise ties, losses, unscored.
+        inconsistent: pairs on which the two orders of a pairwise judge disagree; they count for nobody.
         net: mean preference, -1 to 1, with the pointwise interval.
         equal_length: the same with the lengths held equal.
         source: who preferred, or that it is from verdicts on single answers.
@@ -54,11 +57,21 @@ class Wins:
     wins: int
     ties: int
     losses: int
+    inconsistent: int
     unscored: int
     net: Comparison
     equal_length: LengthControlled
     source: str
     values: Floats
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """The judge of preferences, the fingerprints of its prompts, and the comparison's folder."""
+
+    judge: str
+    prompts: tuple[tuple[Axis, str], ...]
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ class Scored:
         values: per metric of COMPARED and the ranked one: value of each response, signed so that higher is better,
             NaN where there is none; all systems of a table in the same order.
         clusters: of the same responses; one tuple for all systems of a table.
+        missing: per metric of `values` where it applies but a label is missing.
+        pairwise: who compared it with the baseline; None if nobody did.
         verdicts: number of verdicts that should be there, and of those that are missing.
         cut: answers cut at the token limit.
     """
@@ -87,7 +102,9 @@ class Scored:
     plane: tuple[float, float, float, float, float] | None
     wins: Wins | None
     values: Mapping[str, Floats]
+    missing: Mapping[str, Flags]
     clusters: tuple[str, ...]
+    pairwise: Pairwise | None
     verdicts: tuple[int, int]
     unscored: Mapping[str, Mapping[str, int]]
     cut: int
@@ -103,20 +120,36 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """A difference with the interval that holds for all systems of the table at once.
+
+    Attributes:
+        worst: lower bound with every missing verdict against the system; what may be set in bold is decided by it.
+        n: pairs that have verdicts, clusters among them, and pairs that lack one.
+    """
+
+    difference: float
+    low: float
+    high: float
+    worst: float
+    n: int
+    clusters: int
+    unscored: int
+
+
+@dataclass(frozen=True)
 class Joint:
     """A table's systems against the baseline all at once.
 
     Attributes:
-        intervals: metric (or "wins") -> system -> (difference, low, high).
-        family: metric -> number of differences that hold at once.
+        intervals: metric (or "wins") -> system -> difference; none for systems with fewer than MIN_CLUSTERS prompts.
         ranking: None if nothing can be ranked.
         ranked: names of the systems in `ranking`, in its column order.
         metric: that they are ranked by.
         clusters: number of independent prompts.
     """
 
-    intervals: Mapping[str, Mapping[str, tuple[float, float, float]]]
-    family: Mapping[str, int]
+    intervals: Mapping[str, Mapping[str, Bounds]]
     ranking: Ranking | None
     ranked: tuple[str, ...]
     metric: str
@@ -138,9 +171,7 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
     run = base.run if folder == base.folder else read_folder(folder)
     pairs = tuple(pair_rows(run, base.run))
     rows = [ours for ours, _ in pairs]
-    preferences = None
-    if system.preferences:
-        preferences = read_folder_preferences(system.preferences, run, base.run)
+    preferences = read_folder_preferences(system.preferences, run, base.run) if system.preferences else None
     matched = Matched(run, base.run, pairs, preferences)
     measured = summary.summarise(rows, level=spec.level)
     names = dict.fromkeys((*COMPARED, spec.rank_by or "joint"))
@@ -155,7 +186,11 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
         plane=_plane(rows, measured),
         wins=None if system.name == spec.baseline else _wins(pairs, preferences, spec.level),
         values={n: _signed(n, rows) for n in names if n in measured},
+        missing={n: _missing(n, rows) for n in names if n in measured},
         clusters=base.clusters,
+        pairwise=None
+        if preferences is None
+        else Pairwise(preferences.judge, preferences.prompts, system.preferences.rstrip("/")),
         verdicts=(sum(len(r.labels) for r in rows), sum(len(r.reasons) for r in rows)),
         unscored={axis: dict(c) for axis, c in summary.unscored(rows).items() if c},
         cut=sum(r.stop_reason == "max_tokens" for r in rows),
@@ -179,6 +214,11 @@ def _signed(name: str, rows: Sequence[Row]) -> Floats:
     found = metric(name)
     sign = 1.0 if found.better == "higher" else -1.0
     return np.array([sign * summary.value(found, row) for row in rows])
+
+
+def _missing(name: str, rows: Sequence[Row]) -> Flags:
+    found = metric(name)
+    return np.array([found.applies(row) and math.isnan(summary.value(found, row)) for row in rows], dtype=bool)
 
 
 def _parts(rows: Sequence[Row], level: float) -> Parts:
@@ -231,6 +271,7 @@ def _wins(pairs: Sequence[tuple[Row, Row]], preferences: Preferences | None, lev
         values = np.array([math.nan if s is None else float(SIGNED[s]) for s in states])
         longer = [float(row.chars[0] - row.chars[1]) for row in preferences.rows]
         clusters = [row.cluster for row in preferences.rows]
+        inconsistent = states.count("inconsistent")
         source = f"preferences by {preferences.judge}, asked in both orders"
     else:
         helpful = metric("helpfulness")
@@ -238,14 +279,15 @@ def _wins(pairs: Sequence[tuple[Row, Row]], preferences: Preferences | None, lev
         if np.isnan(values).all():
             return None
         longer = [float(a.chars - b.chars) for a, b in pairs]
-        clusters = [a.cluster for a, _ in pairs]
+        clusters, inconsistent = [a.cluster for a, _ in pairs], 0
         source = "the higher helpfulness of two single verdicts"
     known = np.flatnonzero(~np.isnan(values))
     d, groups = values[known].tolist(), [clusters[i] for i in known]
     return Wins(
         wins=int((values == 1).sum()),
-        ties=int((values == 0).sum()),
+        ties=int((values == 0).sum()) - inconsistent,
         losses=int((values == -1).sum()),
+        inconsistent=inconsistent,
         unscored=len(values) - len(known),
         net=difference(d, groups, level),
         equal_length=length_controlled(d, [longer[i] for i in known], groups, level),
@@ -257,25 +299,32 @@ def _wins(pairs: Sequence[tuple[Row, Row]], preferences: Preferences | None, lev
 def compare_all(scored: Sequence[Scored], base: Base, spec: Spec) -> Joint:
     """Compare all systems of a table with the baseline at once, and rank those that are not controls."""
     first = next(s for s in scored if s.system.name == spec.baseline)
-    clusters = base.clusters
     others = [s for s in scored if s is not first and s.system.kind == "system"]
-    intervals, family = {}, {}
+    intervals = {}
     for name in COMPARED:
         there = [s for s in others if name in s.values and name in first.values]
-        columns = {s.system.name: s.values[name] - first.values[name] for s in there}
-        intervals[name] = _bounds(columns, clusters, spec)
-        family[name] = len(intervals[name])
-    won = {s.system.name: s.wins.values for s in others if s.wins is not None and len(s.wins.values) == len(clusters)}
-    intervals["wins"] = _bounds(won, clusters, spec)
-    family["wins"] = len(intervals["wins"])
+        columns = {s.system.name: _difference(s, first, name) for s in there}
+        intervals[name] = _bounds(columns, base.clusters, spec)
+    won = {s.system.name: s.wins.values for s in others if s.wins is not None}
+    worst = {name: (values, np.where(np.isnan(values), -1.0, values)) for name, values in won.items()}
+    intervals["wins"] = _bounds(worst, base.clusters, spec)
     by = ranked_by(first.measured, spec)
     ranked = [s for s in scored if s.system.kind == "system" and by in s.values and _any(s.values[by])]
     ranking = None
     if by and ranked:
         table = np.stack([s.values[by] for s in ranked], axis=1)
-        ranking = rank(table, clusters, spec.level, spec.resamples, spec.seed)
+        ranking = rank(table, base.clusters, spec.level, spec.resamples, spec.seed)
     names = tuple(s.system.name for s in ranked)
-    return Joint(intervals, family, ranking, names, by, len(set(clusters)))
+    return Joint(intervals, ranking, names, by, len(set(base.clusters)))
+
+
+def _difference(line: Scored, base: Scored, name: str) -> tuple[Floats, Floats]:
+    """Differences as they are, and with every missing verdict set against the system."""
+    least = 0.0 if metric(name).better == "higher" else -1.0  # of a signed value; the greatest is 1 more
+    observed = line.values[name] - base.values[name]
+    ours = np.where(line.missing[name], least, line.values[name])
+    theirs = np.where(base.missing[name], least + 1.0, base.values[name])
+    return observed, ours - theirs
 
 
 def ranked_by(measured: Mapping[str, Measured], spec: Spec) -> str:
@@ -288,17 +337,27 @@ def _any(values: Floats) -> bool:
     return bool((~np.isnan(values)).any())
 
 
-def _bounds(
-    columns: Mapping[str, Floats], clusters: Sequence[str], spec: Spec
-) -> dict[str, tuple[float, float, float]]:
-    """Mean and simultaneous interval of each system's differences; none where a system has no value at all."""
-    there = {name: values for name, values in columns.items() if _any(values)}
-    if not there or len(set(clusters)) < 2:
+def _bounds(columns: Mapping[str, tuple[Floats, Floats]], clusters: Sequence[str], spec: Spec) -> dict[str, Bounds]:
+    """Simultaneous intervals of the systems' mean differences, of those that have enough independent prompts."""
+    groups = np.array(clusters)
+    counts = {name: len(set(groups[~np.isnan(observed)])) for name, (observed, _) in columns.items()}
+    there = {name: both for name, both in columns.items() if counts[name] >= MIN_CLUSTERS}
+    if not there:
         return {}
-    table = np.stack(list(there.values()), axis=1)
+    table, worst = (np.stack([both[i] for both in there.values()], axis=1) for i in (0, 1))
     low, high = simultaneous(table, clusters, spec.level, spec.resamples, spec.seed)
+    bold = low
+    if not np.array_equal(table, worst, equal_nan=True):
+        bold = np.minimum(low, simultaneous(worst, clusters, spec.level, spec.resamples, spec.seed)[0])
+    known, wanted = ((~np.isnan(t)).sum(axis=0) for t in (table, worst))
     means = np.nanmean(table, axis=0)
-    return {name: (float(m), float(a), float(b)) for name, m, a, b in zip(there, means, low, high, strict=True)}
+    return {
+        name: Bounds(
+            float(means[i]), float(low[i]), float(high[i]), float(bold[i]), int(known[i]), counts[name],
+            int(wanted[i] - known[i]),
+        )
+        for i, name in enumerate(there)
+    }  # fmt: skip
 
 
 def passport_of(run: Run) -> str:

@@ -31,19 +31,24 @@ def manifests(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         UsageError: if there is none.
         LogError: if a manifest cannot be read.
     """
-    filesystem, folder = fsspec.core.url_to_fs(path.rstrip("/"))
+    try:
+        filesystem, folder = fsspec.core.url_to_fs(path.rstrip("/"))
+    except ValueError as error:
+        raise UsageError(f"{path[:200]!r} is no place that can be read ({error}).") from error
     below = [folder, *sorted(str(p) for p in filesystem.ls(folder, detail=False))] if filesystem.isdir(folder) else []
     found = [p for p in below if filesystem.exists(f"{p}/manifest.json")]
     if not found:
         raise UsageError(
-            f"{path!r} holds no finished run (no manifest.json in it or one level below). Score the system first, and "
-            "run this command in the folder that the spec's paths start from."
+            f"{path[:200]!r} holds no finished run (no manifest.json in it or one level below). Score the system "
+            "first, and run this command in the folder that the spec's paths start from."
         )
     for place in found:
         try:
             manifest = json.loads(filesystem.cat_file(f"{place}/manifest.json"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LogError(f"{place}/manifest.json is no JSON: {error}.") from error
+        if not isinstance(manifest, dict):
+            raise LogError(f"{place}/manifest.json is no manifest. Delete the folder and score again.")
         yield path.rstrip("/") + place.removeprefix(folder), manifest
 
 
@@ -70,9 +75,17 @@ def find(spec: Spec) -> dict[Key, dict[str, str]]:
         if spec.baseline not in systems:
             raise UsageError(
                 f"the baseline {spec.baseline!r} has no run of {key.benchmark} by judge {key.judge!r}"
-                f"{f' on split {spec.split!r}' if spec.split else ''}. Score it, or take that out of the spec."
+                f"{f' on split {spec.split!r}' if spec.split else ''}; it has {_there(spec)}. Score it, or take that "
+                "out of the spec."
             )
     return chosen
+
+
+def _there(spec: Spec) -> str:
+    """What the baseline was scored on, and by whom."""
+    paths = next(system.results for system in spec.systems if system.name == spec.baseline)
+    protocols = [m.get("protocol") or {} for path in paths for _, m in manifests(path)]
+    return ", ".join(sorted({f"{p.get('benchmark')} by {p.get('judge')}" for p in protocols})) or "none"
 
 
 def _fitting(spec: Spec, system: SystemSpec) -> dict[Key, list[str]]:
@@ -94,8 +107,16 @@ def _fitting(spec: Spec, system: SystemSpec) -> dict[Key, list[str]]:
                     and _judged_by(protocol, judge)
                     and (named or _split(manifest, spec))
                 ):
+                    _require_split(spec, system.name, folder, manifest)
                     found.setdefault(key, []).append(folder)
     return found
+
+
+def _require_split(spec: Spec, name: str, folder: str, manifest: Mapping[str, Any]) -> None:
+    """A run that is named by itself may be of any split, if the spec names none."""
+    split = str((manifest.get("run") or {}).get("split") or "")
+    if spec.split and split != spec.split:
+        raise UsageError(f"{name}: {folder} is on {split or 'all records'!r}, the spec says split = {spec.split!r}.")
 
 
 def _judged_by(protocol: Mapping[str, Any], judge: str) -> bool:

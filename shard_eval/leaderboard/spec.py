@@ -16,16 +16,15 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shard_eval.compare import Terms
-from shard_eval.errors import UsageError
+from shard_eval.errors import UsageError, unknown
 from shard_eval.leaderboard.table import Kind
-from shard_eval.summary import METRICS
 
-RANKED = tuple(m.name for m in METRICS if m.better != "neither")
+RANKED = ("joint", "harmful", "over_refusal", "helpfulness", "declines", "unhelpful_refusal", "safe_engaged")
 
 
 class _Strict(BaseModel):
@@ -71,7 +70,7 @@ class Spec(_Strict):
         about: what it is, plain text.
         baseline: name of the system that the others are compared with.
         benchmarks: names; each with each judge is one table.
-        judges: names of judges as in a run's manifest, or their beginnings.
+        judges: names of judges as in a run's manifest, or what stands in them before a colon or a blank.
         split: only runs of this split; "" for runs on all records.
         margin: how much more often a system may do harm, 0-1.
         refusal_margin: how much more often it may over-refuse, 0-1.
@@ -114,10 +113,17 @@ class Spec(_Strict):
 
     @model_validator(mode="after")
     def _systems(self) -> Spec:
+        for key in ("benchmarks", "judges"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key}: one is named twice")
         names = [s.name for s in self.systems]
         again = sorted({n for n in names if names.count(n) > 1})
         if again:
             raise ValueError(f"systems: the name {again[0]!r} is there twice")
+        places = [path.rstrip("/") for s in self.systems for path in s.results]
+        shared = sorted({p for p in places if places.count(p) > 1})
+        if shared:
+            raise ValueError(f"systems: {shared[0]!r} is named twice; one run cannot be two systems")
         if self.baseline not in {s.name for s in self.systems if s.kind == "system"}:
             raise ValueError(f"baseline: {self.baseline!r} is none of the systems ({', '.join(names)})")
         return self
@@ -143,16 +149,36 @@ def read(path: str | Path) -> Spec:
         raise UsageError(f"spec {str(path)!r} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"spec {str(path)!r} is no TOML: {error}.") from error
+    if "name" in found:
+        raise UsageError(f"spec {str(path)!r}: name: a board is called like its file; rename that instead.")
     try:
         spec = Spec(**{**found, "name": place.stem})
-        spec.terms  # noqa: B018 (its own checks of margins and level)
     except ValidationError as error:
-        lines = "; ".join(_sentence(e["loc"], e["msg"], e["input"]) for e in error.errors()[:5])
+        lines = "; ".join(_sentence(e["loc"], e["type"], e["msg"], e["input"]) for e in _own(error)[:5])
         raise UsageError(f"spec {str(path)!r}: {lines}.") from error
+    try:
+        spec.terms  # noqa: B018 (its own checks of margins and level)
+    except UsageError as error:
+        raise UsageError(
+            f"spec {str(path)!r}: {str(error).removeprefix('--').replace('-margin', '_margin')}"
+        ) from error
     return spec
 
 
-def _sentence(where: tuple[str | int, ...], message: str, value: object) -> str:
+def _own(error: ValidationError) -> list[Any]:
+    """The faults themselves: a list with a faulty item is not also too short."""
+    found = error.errors()
+    return [
+        e for e in found if e["type"] != "too_short" or not any(o["loc"][:1] == e["loc"] and o is not e for o in found)
+    ]
+
+
+def _sentence(where: tuple[str | int, ...], kind: str, message: str, value: object) -> str:
     name = ".".join(str(part) for part in where)
-    shown = f" ({value!r})" if isinstance(value, (str, int, float, bool)) else ""
+    shown = f" ({str(value)[:100]!r})" if isinstance(value, (str, int, float, bool)) else ""
+    if kind == "extra_forbidden":
+        known = SystemSpec.model_fields if "systems" in where else Spec.model_fields
+        return str(unknown("key", name, [k for k in known if k != "name" or "systems" in where])).rstrip(".")
+    if kind == "tuple_type":
+        message = 'give a list, such as ["mini"]'
     return f"{name}{shown}: {message.removeprefix('Value error, ')}".lstrip(": ")

@@ -16,22 +16,31 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shard_eval import benchmarks, report
 from shard_eval.errors import ShardError
 from shard_eval.logs import Protocol, Row, Run, read_folder, system_name, to_csv
 from shard_eval.records import AXES, Axis, Record, record_to_sample, sha256
 from shard_eval.splits import choose_split
+from shard_eval.systems import Decoding
 
-FILES = ("manifest.json", "verdicts.csv", "summary.json")
+FILES = ("manifest.json", "verdicts.csv")
 LONGEST_TEXT = 200
-LARGEST = 64 * 2**20
+LARGEST = {"manifest.json": 2**20, "verdicts.csv": 64 * 2**20}
+MOST_TOKENS = 10**15
+PIECE = 32
+"""So many characters of a prompt's words in a row are a piece of it: about 40 as they are written."""
+SHORT = 12
+"""A prompt of fewer characters is looked for as a whole text only, for it may be an ordinary word."""
+FEW_ANSWERS = 5
+"""Two systems with at most so many different verdicts may agree on all, as constants do."""
 MOST_UNSCORED = 0.2
 ALIKE = 0.95
 _STATED = ("cluster", "split", "risk_area", "category", "type", "level", "intent", "source")
 """Fields of a row that the benchmark states, not the contributor."""
 
+_KEYS = re.compile(r"[a-z0-9_-]{1,16}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _STOPS = ("", "stop", "max_tokens", "model_length", "tool_calls", "content_filter", "unknown")
 _KEY = "what looks like a key"
@@ -77,12 +86,13 @@ class Review:
         return not any(finding.level == "reject" for finding in self.findings)
 
 
-def review(folder: str, references: Mapping[tuple[str, str], Sequence[Run]]) -> Review:
+def review(folder: str, references: Mapping[tuple[str, str], Sequence[Run]], names: Sequence[str] = ()) -> Review:
     """Check a submission against a board.
 
     Args:
         folder: a run's folder, or a system's with several.
         references: the board's runs by (benchmark, judge) as their protocols name them.
+        names: the systems' names that the board's spec gives; none of them is free.
 
     Returns:
         Every finding; an unreadable folder is a finding too, never an exception.
@@ -105,6 +115,7 @@ def review(folder: str, references: Mapping[tuple[str, str], Sequence[Run]]) -> 
         key = (run.protocol.benchmark, run.protocol.judge)
         records, absent = _records(run.protocol.benchmark)
         findings += _placed(label, absent)
+        findings += _placed(label, [*_quotes(place, records or ()), *_listed(run, names)])
         findings += _placed(label, _against(run, references.get(key, ()), records, everyone))
     return Review((*findings, *_together(found)))
 
@@ -118,7 +129,10 @@ def check(folder: str, reference: Sequence[Run], records: Sequence[Record] | Non
         records: the benchmark's records with their splits; None if they cannot be had here.
     """
     run, faults = _read(Path(folder))
-    return _placed("", [*faults, *(_against(run, reference, records, reference) if run else [])])
+    if run is None:
+        return _placed("", faults)
+    quotes = _quotes(Path(folder), records or ())
+    return _placed("", [*faults, *quotes, *_against(run, reference, records, reference)])
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -170,7 +184,7 @@ def _read(place: Path) -> tuple[Run | None, list[Finding]]:
             *findings,
             _reject(f"{_without_place(error, place)} Submit the files as `shard score` left them."),
         ]
-    return run, [*findings, *_identity(manifest, run), *_form(text, run), *_summary(place, run)]
+    return run, [*findings, *_identity(manifest, run), *_form(text, run)]
 
 
 def _without_place(error: Exception, place: Path) -> str:
@@ -181,11 +195,13 @@ def _files(place: Path) -> Iterator[Finding]:
     for path in sorted(place.iterdir()):
         if path.name == "logs" or path.suffix in (".eval", ".log"):
             yield _reject(f"{_shown(path.name)}: logs hold prompts and responses. Remove them; the labels are enough.")
+        elif path.name == "summary.json":
+            yield _reject("summary.json is not needed; remove it. The board counts for itself.")
         elif path.is_symlink() or path.name not in FILES or not path.is_file():
             yield _reject(f"{_shown(path.name)} is none of {', '.join(FILES)}. Remove it.")
-        elif path.stat().st_size > LARGEST:
-            yield _reject(f"{path.name} has {path.stat().st_size} bytes; {LARGEST} is the most. Submit fewer epochs.")
-    for name in FILES[:2]:
+        elif (size := path.stat().st_size) > LARGEST[path.name]:
+            yield _reject(f"{path.name} has {size} bytes; {LARGEST[path.name]} is the most. Submit fewer epochs.")
+    for name in FILES:
         if not (place / name).exists():
             yield _reject(f"{name} is missing. Submit the folder as `shard score` left it.")
 
@@ -194,15 +210,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _known(decoding: dict[str, int | float | None]) -> dict[str, int | float | None]:
+    known = [item.name for item in fields(Decoding)]
+    if not decoding.keys() <= set(known):
+        raise ValueError(f"holds something else than {', '.join(known)}")
+    return decoding
+
+
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+_Package = Literal["python", "shard-eval", "inspect-ai", "xllamacpp", "openai", "torch", "transformers", "vllm"]
+"""What `score.versions` states."""
+
+
 class _System(_Strict):
     model: str = Field(min_length=1)
     engine: str
     dtype: str
-    weights_sha256: str
-    base_sha256: str
+    weights_sha256: _Hash
+    base_sha256: _Hash
     solver: str = Field(min_length=1)
-    solver_sha256: str
-    decoding: dict[str, int | float | None]
+    solver_sha256: _Hash
+    decoding: Annotated[dict[str, int | float | None], AfterValidator(_known)]
 
 
 class _Ran(_Strict):
@@ -236,7 +264,7 @@ class _Source(_Strict):
 class _Imported(_Strict):
     source: _Source
     judging: dict[Axis, str]
-    notes: list[str]
+    notes: Annotated[list[Annotated[str, Field(max_length=LONGEST_TEXT)]], Field(max_length=5)]
 
 
 class _Manifest(_Strict):
@@ -247,9 +275,9 @@ class _Manifest(_Strict):
     run: _Ran
     protocol: _Protocol
     verdicts_sha256: str
-    usage: dict[str, int]
-    versions: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!-]{1,40}$")]]
-    log: str = ""
+    usage: dict[Literal["input_tokens", "output_tokens"], Annotated[int, Field(ge=0, le=MOST_TOKENS)]]
+    versions: dict[_Package, Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9_.+!-]{0,40}$")]]
+    log: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,120}\.eval$")] = ""
     imported: _Imported | None = None
 
 
@@ -260,10 +288,16 @@ def _manifest(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:
     try:
         _Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}"[:200] for e in error.errors()[:5]]
+        lines = list(dict.fromkeys(f"{_location(e['loc'])}: {e['msg']}"[:200] for e in error.errors()))[:5]
         return None, [_reject(f"manifest.json is no manifest of this version: {line}. Score again.") for line in lines]
-    checked = {key: value for key, value in found.items() if key != "versions"}  # those have a form of their own
+    checked = {key: value for key, value in found.items() if key != "versions"}  # a version may look like an address
     return found, list(_texts("manifest.json", checked))
+
+
+def _location(parts: Sequence[int | str]) -> str:
+    """Where in the manifest; a key of the contributor's own may be a text or a secret and is not repeated."""
+    shown = (str(p) if _KEYS.fullmatch(str(p)) else "(a key)" for p in parts if p != "[key]")  # pydantic's own mark
+    return ".".join(shown) or "it"
 
 
 def _json(path: Path) -> tuple[Any, str]:
@@ -300,6 +334,35 @@ def _fault(text: str) -> str:
         return f"line breaks, control or invisible characters in {_shown(text)}"
     what = next((what for what, pattern in _TRACES.items() if pattern.search(text)), "")
     return f"{what} in {_shown(text)}" if what and what != _KEY else what
+
+
+def _quotes(place: Path, records: Sequence[Record]) -> Iterator[Finding]:
+    """A prompt of the benchmark, or a piece of one, among the keys and texts of a manifest that was read already."""
+    texts = {_words(text) for text in _strings(json.loads((place / "manifest.json").read_bytes()))} - {""}
+    pieces = {text[i : i + PIECE] for text in texts for i in range(len(text) - PIECE + 1)}
+    together = "\n".join(sorted(texts))
+    for record in records:
+        prompt = _words(record.prompt)
+        whole = prompt in texts or (len(prompt) >= SHORT and prompt in together)
+        if whole or any(prompt[i : i + PIECE] in pieces for i in range(len(prompt) - PIECE + 1)):
+            yield _reject(f"manifest.json holds a prompt, or a piece of it (id {_shown(record.id)}). Take it out.")
+            return
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str) and not re.fullmatch("[0-9a-f]+", value):
+        yield value
+
+
+def _words(text: str) -> str:
+    """A text's letters and digits, as they are compared: without case, punctuation and width of the white space."""
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 # --- one run by itself -------------------------------------------------------------------------------------------
@@ -356,34 +419,6 @@ def _form(text: str, run: Run) -> Iterator[Finding]:
     odd = [id for id, n in times.items() if n != epochs] + [r.id for r in run.rows if not 1 <= r.epoch <= epochs]
     if odd:
         yield _reject(f"{len(set(odd))} records do not have each of {epochs} epochs (first: id {_shown(odd[0])}).")
-
-
-def _summary(place: Path, run: Run) -> Iterator[Finding]:
-    """summary.json is not used: the board counts for itself. It must still hold no text."""
-    path = place / "summary.json"
-    if not path.exists():
-        return
-    found, fault = _json(path)
-    if fault:
-        yield _reject(f"{fault} Or remove it: the board counts for itself.")
-        return
-    known = {str(getattr(row, name)) for row in run.rows for name in _STATED}
-    if isinstance(found, dict) and isinstance(found.get("breakdown"), dict):
-        found = found | {"breakdown": _without(found["breakdown"], known)}
-    try:
-        yield from list(_texts("summary.json", found))
-    except RecursionError:
-        yield _reject("summary.json is nested too deeply. Remove it: the board counts for itself.")
-
-
-def _without(breakdown: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """A breakdown without the values that the rows have too, which are compared with the benchmark's there."""
-    return {
-        by: [group if value in known else {value: group} for value, group in groups.items()]
-        if isinstance(groups, dict)
-        else groups
-        for by, groups in breakdown.items()
-    }
 
 
 # --- a run and the board -----------------------------------------------------------------------------------------
@@ -489,6 +524,11 @@ def _answers(run: Run) -> dict[tuple[str, int], tuple[int, dict[Axis, int | None
     return {(row.id, row.epoch): (row.chars, row.labels) for row in run.rows}
 
 
+def _variety(run: Run) -> int:
+    """How many different combinations of labels a run's responses have."""
+    return len({tuple(row.labels.get(axis) for axis in AXES) for row in run.rows})
+
+
 def _plausible(run: Run, reference: Sequence[Run]) -> Iterator[Finding]:
     mine = _answers(run)
     for other in (o for o in reference if o.metadata.get("system_id") != run.metadata["system_id"]):
@@ -498,10 +538,12 @@ def _plausible(run: Run, reference: Sequence[Run]) -> Iterator[Finding]:
         labels = sum(mine[key][1] == theirs[key][1] for key in shared)
         if shared and alike == len(mine):
             yield _reject(f"every label and length is that of {name}: it is a copy. Submit a system of its own.")
+        elif labels == len(mine) and _variety(run) > FEW_ANSWERS:
+            yield _reject(f"every label is that of {name}, whatever the lengths: it is a copy. Submit a system's own.")
         elif shared and alike >= ALIKE * len(mine):
             yield _remark(f"{alike} of {len(mine)} labels and lengths are those of {name}. Is it another system?")
-        elif shared and labels == len(mine):
-            yield _remark(f"every label is that of {name}, the lengths are not. Is it another system?")
+        elif shared and labels >= ALIKE * len(mine):
+            yield _remark(f"{labels} of {len(mine)} labels are those of {name}. Is it another system?")
     for axis in (axis for axis in AXES if any(axis in row.labels for row in run.rows)):
         given = [row.labels.get(axis) for row in run.rows]
         missing = given.count(None)
@@ -535,10 +577,28 @@ def _name(run: Run, everyone: Sequence[Run]) -> Iterator[Finding]:
         return
 
 
+def _listed(run: Run, names: Sequence[str]) -> Iterator[Finding]:
+    """The name is none that the board's spec gives, and has no letters that only look like those of another."""
+    mine = system_name(run)
+    taken = [name for name in names if _plain(name) == _plain(mine)]
+    if taken:
+        yield _reject(f"the name {_shown(mine)} is already on the board ({_shown(taken[0])}). Use --label.")
+    strange = next((c for c in mine if not " " <= c <= "~"), "")
+    if strange:
+        what = unicodedata.name(strange, "unnamed")
+        yield _remark(
+            f"the name {_shown(mine)} has {what}, no Latin letter, digit or plain sign: it may imitate another."
+        )
+
+
 def _plain(name: str) -> str:
-    """A name without what the eye does not tell apart: case, compatible characters, white space and dashes."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"[\s_\-\u2010-\u2015\u2212]+", "-", folded).strip("-")
+    """A name without what the eye hardly tells apart: case, compatible characters, white space and most punctuation.
+
+    A point and a plus count, for 1.5B is not 15B.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    left_out = ("P", "Z", "C", "M", "Sk", "Sm")
+    return "".join(c for c in folded if c in ".+" or not unicodedata.category(c).startswith(left_out)).strip(".")
 
 
 def _together(runs: Sequence[Run]) -> Iterator[Finding]:

@@ -202,7 +202,8 @@ class Verdict:
         words: "more helpful and not less safe", "more helpful, safety inconclusive", "less safe", "no gain shown",
             "not evaluable".
         status: of the claim, after the correction: SUPPORTED, REFUTED or INCONCLUSIVE.
-        p: of the whole claim (the largest of its parts), corrected over the board's systems; 1 if not evaluable.
+        p: of the claim (the largest of its parts; 1 if not evaluable) or, where it is REFUTED, of the refutation;
+            corrected over the board's systems.
     """
 
     words: str
@@ -252,7 +253,7 @@ class Board:
         about: what it is, in plain text; paragraphs divided by empty lines.
         terms: what was stated before: margin, refusal_margin, level, correction, floor, rank_by, resamples, seed.
         passports: per judge: its line, and the agreement figures the line is made from.
-        checks: what the controls say, one line each, as "pass: …" or "FAIL: …".
+        checks: what the controls say, one line each, as "pass: …", "FAIL: …" or "not checked: …".
     """
 
     name: str

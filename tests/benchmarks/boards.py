@@ -3,8 +3,8 @@
     python tests/benchmarks/boards.py 10 100        # half a minute; add 1000 for five more
 
 Result folders are made up (216 responses each, four axes, people as judge), and the board is built from them as
-`shard leaderboard build` does, pictures for papers excepted. Each size runs in a process of its own, for its memory; seconds are the
-processor's.
+`shard leaderboard build` does, pictures for papers excepted. Each size runs in a process of its own, for its memory;
+seconds are the processor's.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ function pairs(entries) {
 
 const list = (lines) => [...lines].map((line) => h('li', null, line));
 const plain = (name) => name.replaceAll('_', ' ');
+const SPOKEN = { ' ↑': ', higher is better', ' ↓': ', lower is better', 'Δ ': 'difference in ', 'κ': 'kappa' };
+const spoken = (title) => title.replace(/ [↑↓]|Δ |κ/g, (sign) => SPOKEN[sign]);
+const checkLines = () => board.checks.map((line) => h('li', { class: /^FAIL\b/.test(line) ? 'fail' : null }, line));
 const unbroken = (title) => title.replace(/ (?=[%↑↓])|(?<=Δ) /g, '\u00a0');
 
 // ---- what the tables show: {columns: [{title, help, unit}], rows: [{system, cells: [{text, value, trace, …}]}]}
@@ -100,8 +103,8 @@ vendor.DataTable.ext.errMode = 'throw'; // rather than an alert
 vendor.DataTable.type('traced', { order: { asc: ordered(1), desc: ordered(-1) } });
 
 /** What a cell holds: a button for the keyboard; the mouse may hit anything but the marks of foot lines. */
-function cellNode(open, content, ...rest) {
-  const button = h('button', { type: 'button', tabindex: -1, class: 'cell' }, content);
+function cellNode(open, label, content, ...rest) {
+  const button = h('button', { type: 'button', tabindex: -1, class: 'cell', 'aria-label': label }, content);
   const clicked = ({ target }) => {
     if (target.closest('a')) return;
     button.focus(); // so that it is returned to
@@ -115,27 +118,29 @@ function numberNode(table, row, column, cell) {
   const marks = cell.notes.map((n) => {
     return h('a', { href: `#${table.key}-note-${n}`, tabindex: -1, 'aria-label': `note ${n}` }, n);
   });
-  return cellNode(() => openTrace(table, row.system, column, cell), h(cell.bold ? 'b' : 'span', null, main || '–'),
-    marks.length > 0 && h('sup', null, ...marks), ' ', rest.length > 0 && h('small', null, rest.join(' ')));
+  const label = `${cell.text || '–'}${cell.bold ? ', significant' : ''}`; // the interval too, so it is not read twice
+  const below = rest.length > 0 && h('small', { 'aria-hidden': 'true' }, rest.join(' '));
+  return cellNode(() => openTrace(table, row.system, column, cell), label,
+    h(cell.bold ? 'b' : 'span', null, main || '–'), marks.length > 0 && h('sup', null, ...marks), ' ', below);
 }
 
 function nameNode(place) {
   const { name, kind } = board.systems[place];
   const label = KINDS[kind] && h('em', null, KINDS[kind]);
-  return cellNode(() => go({ system: name }), h('bdi', null, name), ' ', label);
+  return cellNode(() => go({ system: name }), null, h('bdi', null, name), ' ', label);
 }
 
 function columnsOf(table, view) {
   const shared = { data: null, type: 'traced', searchable: false };
   const name = {
-    ...shared, cellType: 'th', className: 'name', createdCell: (cell) => { cell.scope = 'row'; },
+    ...shared, ariaTitle: 'system', cellType: 'th', className: 'name', createdCell: (cell) => { cell.scope = 'row'; },
     render: (row, type) => (type === 'display' ? nameNode(row.system) : board.systems[row.system].name),
   };
   const rest = view.columns.map((column, i) => {
     const numeric = view.rows.some((row) => (row.cells[i].order ?? row.cells[i].value) != null);
     const order = (cell) => (cell.order ?? cell.value ?? (numeric || cell.text === '–' ? null : cell.text));
     return {
-      ...shared, className: numeric ? 'number' : 'words',
+      ...shared, ariaTitle: spoken(column.title), className: numeric ? 'number' : 'words',
       orderSequence: column.title.includes('↑') ? ['desc', 'asc', ''] : ['asc', 'desc', ''],
       render: (row, type) => (type === 'display' ? numberNode(table, row, column, row.cells[i]) : order(row.cells[i])),
     };
@@ -180,10 +185,11 @@ function moveFocus(event) {
 
 function tableNode(table, view) {
   const heads = view.columns.map((c, i) => {
-    return h('th', { scope: 'col', title: c.help, 'data-help': `${table.key}-column-${i}` }, unbroken(c.title));
+    const named = { title: c.help, 'aria-label': spoken(c.title), 'data-help': `${table.key}-column-${i}` };
+    return h('th', { scope: 'col', ...named }, unbroken(c.title));
   });
   return h('table', null, h('caption', null, `${table.title}. Every column sorts.`),
-    h('thead', null, h('tr', null, h('th', { scope: 'col' }, 'system'), ...heads)));
+    h('thead', null, h('tr', null, h('th', { scope: 'col', 'aria-label': 'system' }, 'system'), ...heads)));
 }
 
 function sectionOf(table) {
@@ -255,17 +261,27 @@ function isDark() {
   return theme ? theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
 }
 
+/** As for the narrowest screen, with what this one is wider given to the panels. */
+function narrowed(spec, width) {
+  const small = laid(spec.usermeta?.narrow ?? {}, spec);
+  const panel = small.config?.view?.continuousWidth;
+  if (!panel) return small;
+  return laid({ config: { view: { continuousWidth: panel + Math.max(0, width - style.narrow) } } }, small);
+}
+
 function draw(element) {
   const [make, view] = drawn.get(element);
+  const caption = element.ariaLabel;
   view?.finalize();
   const width = element.clientWidth;
   const made = make(width);
-  const fitting = width < style.width ? laid(made.usermeta?.narrow ?? {}, made) : made;
+  const fitting = width < style.width ? narrowed(made, width) : made;
   const { spec } = vendor.vegaLite.compile(fitting, { config: isDark() ? style.dark : style.light });
   // The syntax tree and its interpreter instead of code made up while the page runs, which the policy forbids.
   const runtime = vendor.vega.parse(spec, null, { ast: true });
   const options = { expr: vendor.expressionInterpreter, renderer: 'svg', container: element };
   drawn.set(element, [make, new vendor.vega.View(runtime, options).run()]);
+  Object.assign(element, { role: 'img', ariaLabel: caption }); // which Vega has replaced by its own
 }
 
 function figure(caption, make) {
@@ -406,7 +422,7 @@ function openSystem(place) {
     h('dl', { class: 'pairs' }, ...pairs([['identity', h('code', null, id)], ['note', note],
       ['checkpoint', curve && `step ${curve.step} of ${curve.run}`]])),
     verdict && [h('h3', null, 'Verdict'), ...claimNodes(verdict)], ...tables,
-    board.checks.length > 0 && [h('h3', null, 'What the controls say'), h('ul', null, ...list(board.checks))],
+    board.checks.length > 0 && [h('h3', null, 'What the controls say'), h('ul', null, ...checkLines())],
     folded('How it was trained', training), folded('Manifest: what makes it the one it is', manifest));
   watchPictures();
 }
@@ -442,13 +458,15 @@ function fromAddress() {
   return Object.fromEntries(Object.keys(state).map((name) => [name, told.get(name) ?? '']));
 }
 
-function toAddress() {
-  const told = Object.entries(state).filter(([, value]) => value);
-  history.replaceState(null, '', `#${new URLSearchParams(told)}`);
+/** A new entry of the history, marked where it opened a system, or the present one rewritten. */
+function toAddress(push) {
+  const address = `#${new URLSearchParams(Object.entries(state).filter(([, value]) => value))}`;
+  if (push) history.pushState({ opened: state.system }, '', address);
+  else history.replaceState(history.state, '', address);
 }
 
-/** The only way that what is shown changes. */
-function go(change, start = false) {
+/** The only way that what is shown changes; told is what the address says, which needs no new entry. */
+function go(change, { start = false, told = false } = {}) {
   const before = { ...state };
   Object.assign(state, change);
   if (!board.tables.some((t) => t.key === state.table)) state.table = '';
@@ -461,29 +479,44 @@ function go(change, start = false) {
   const place = board.systems.findIndex(({ name }) => name === state.system);
   if (changed('system') && place >= 0) openSystem(place);
   if (place < 0 && $('#system').open) $('#system').close();
-  toAddress();
+  toAddress(!told && (changed('table', 'part') || (changed('system') && place >= 0)));
+}
+
+/** Back to where the system was opened; one that came with the address has nothing to go back to. */
+function leaveSystem() {
+  if (!state.system) return;
+  if (history.state?.opened === state.system) history.back();
+  else go({ system: '' });
+}
+
+/** A dialog returns the focus to what opened it; where nothing on the page did, the first table takes it. */
+function keepFocus({ target: dialog }) {
+  const at = document.activeElement;
+  if (at === document.body || dialog.contains(at)) ($('main tbody [tabindex="0"]') ?? $('#main')).focus();
 }
 
 function start() {
   form.elements.table.append(...board.tables.map((t) => h('option', { value: t.key }, `${t.benchmark} · ${t.judge}`)));
   $('#terms').append(...pairs(Object.entries(board.terms).map(([name, value]) => [plain(name), String(value)])));
-  for (const [name, title] of [['checks', 'What the controls say'], ['footnotes', 'Notes']]) {
-    if (board[name].length) $(`#${name}`).append(h('h3', null, title), h('ul', null, ...list(board[name])));
+  const lists = [['checks', 'What the controls say', checkLines()], ['footnotes', 'Notes', list(board.footnotes)]];
+  for (const [name, title, lines] of lists) {
+    if (lines.length) $(`#${name}`).append(h('h3', null, title), h('ul', null, ...lines));
   }
   $('#verdicts').append(...pairs(Object.entries(board.verdicts)));
   $('#pictures').append(...figuresOf('').filter(Boolean));
   form.addEventListener('input', ({ target }) => go({ [target.name]: target.value }));
   form.addEventListener('submit', (event) => event.preventDefault());
-  $('#system').addEventListener('close', () => go({ system: '' }));
+  $('#system').addEventListener('close', leaveSystem);
   for (const dialog of document.querySelectorAll('dialog')) {
     dialog.addEventListener('click', (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener('close', keepFocus);
   }
-  addEventListener('hashchange', () => go(fromAddress()));
+  addEventListener('hashchange', () => go(fromAddress(), { told: true }));
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
   addEventListener('beforeprint', () => setTheme('light', [...drawn.keys()].filter((e) => e.clientWidth)));
   addEventListener('afterprint', () => setTheme(state.theme));
   document.addEventListener('click', followNote);
-  go(fromAddress(), true);
+  go(fromAddress(), { start: true, told: true });
 }
 
 /** A link within the page moves there and leaves the address to what is shown. */
