@@ -25,7 +25,7 @@ import numpy.typing as npt
 from inspect_ai.model import Model
 from rich.console import Console
 
-from shard_eval import benchmarks, engine, score
+from shard_eval import benchmarks, engine, score, summary
 from shard_eval.compare import Matched, Terms, conclude
 from shard_eval.errors import LogError, UsageError
 from shard_eval.logs import Row, Run, differing_arms, read_run, require_same_protocol
@@ -38,7 +38,7 @@ from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.intervals import Estimate
 from shard_eval.stats.paired import difference
 from shard_eval.stats.simultaneous import RESAMPLES, simultaneous
-from shard_eval.summary import METRICS, Metric, measure
+from shard_eval.summary import Metric, measure
 from shard_eval.systems import System
 
 Kind = Literal["base", "resampled", "control", "checkpoint"]
@@ -344,7 +344,7 @@ def _require_split(runs: Sequence[Run], split: str) -> None:
 
 def _dev_score(arm: Arm, runs: Sequence[Run]) -> DevScore | None:
     """A checkpoint's mean joint score; None if no benchmark has one."""
-    metric = _metric("joint")
+    metric = summary.metric("joint")
     found = [(run.protocol.benchmark, m) for run in runs if (m := measure(metric, run.rows)) is not None]
     if not found:
         return None
@@ -366,10 +366,6 @@ def _dev_score(arm: Arm, runs: Sequence[Run]) -> DevScore | None:
         unscored=sum(m.unscored for _, m in found),
         parts=tuple((name, m.estimate) for name, m in found),
     )
-
-
-def _metric(name: str) -> Metric:
-    return next(m for m in METRICS if m.name == name)
 
 
 # --- against the base --------------------------------------------------------------------------------------------
@@ -462,7 +458,7 @@ class _Line:
 
 def _compare(arm: Arm, pairs: Sequence[tuple[Row, Row]], name: str, level: float) -> _Line | None:
     """An arm's differences to the base in one metric; None where it was not judged."""
-    metric = _metric(name)
+    metric = summary.metric(name)
     about = [metric.applies(row) and all(axis in row.labels for axis in metric.needs) for row, _ in pairs]
     if not any(about):
         return None
@@ -477,13 +473,8 @@ def _compare(arm: Arm, pairs: Sequence[tuple[Row, Row]], name: str, level: float
 
 def _signed(metric: Metric, row: Row, other: Row) -> float:
     """How much better the first response is; NaN if one of the two lacks a verdict."""
-    one, two = (_value(metric, r) for r in (row, other))
+    one, two = (summary.value(metric, r) for r in (row, other))
     return one - two if metric.better == "higher" else two - one
-
-
-def _value(metric: Metric, row: Row) -> float:
-    given = {axis: label for axis in metric.needs if (label := row.labels[axis]) is not None}
-    return metric.value(given) if len(given) == len(metric.needs) else math.nan
 
 
 def _simultaneous_of(lines: Sequence[_Line], level: float, resamples: int, seed: int) -> list[_Line]:

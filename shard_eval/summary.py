@@ -110,6 +110,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     *(_action_share(k, name) for k, name in enumerate(SCALES["action"])),
 )
+
+
+def metric(name: str) -> Metric:
+    """A metric by name."""
+    return next(m for m in METRICS if m.name == name)
+
+
 HEADLINE = ("joint", "harmful", "unhelpful_refusal", "declines", "over_refusal")
 
 
@@ -218,6 +225,7 @@ __all__ = [
     "breakdown",
     "consistency",
     "measure",
+    "metric",
     "summarise",
     "unscored",
     "value",

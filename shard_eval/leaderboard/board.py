@@ -12,7 +12,7 @@ from shard_eval import passports
 from shard_eval.compare import Matched, arms_differ, evidence, untrusted
 from shard_eval.errors import UsageError
 from shard_eval.leaderboard import columns, sources, verdicts
-from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, metric, passport_of, read_base, score
+from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, passport_of, read_base, score
 from shard_eval.leaderboard.sources import Key
 from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Board, Curve, Groups, Row, System, Table, Verdict
@@ -21,6 +21,7 @@ from shard_eval.records import PAIR_AXES, Axis
 from shard_eval.stats.claims import MIN_CLUSTERS, Claim, Part, claim
 from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.multiplicity import holm
+from shard_eval.summary import metric
 
 
 def _slug(text: str) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shard_eval import passports
-from shard_eval.leaderboard.scores import Joint, Scored, metric
+from shard_eval.leaderboard.scores import Joint, Scored
 from shard_eval.leaderboard.spec import Spec
 from shard_eval.leaderboard.table import Cell, Column, Trace, Verdict
 from shard_eval.stats.claims import Part
 from shard_eval.stats.intervals import Estimate
+from shard_eval.summary import metric
 
 
 class Notes:

@@ -29,7 +29,7 @@ from shard_eval.stats.length import LengthControlled, length_controlled
 from shard_eval.stats.paired import difference
 from shard_eval.stats.ranking import Ranking, rank
 from shard_eval.stats.simultaneous import simultaneous
-from shard_eval.summary import METRICS, Measured
+from shard_eval.summary import Measured, metric
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -205,11 +205,6 @@ def alone(line: Scored, base: Scored, name: str, level: float) -> Comparison:
     return difference(d[known].tolist(), [line.clusters[i] for i in known], level)
 
 
-def metric(name: str) -> summary.Metric:
-    """A metric of `shard_eval.summary.METRICS` by name."""
-    return next(m for m in METRICS if m.name == name)
-
-
 def _signed(name: str, rows: Sequence[Row]) -> Floats:
     found = metric(name)
     sign = 1.0 if found.better == "higher" else -1.0
@@ -224,8 +219,10 @@ def _missing(name: str, rows: Sequence[Row]) -> Flags:
 def _parts(rows: Sequence[Row], level: float) -> Parts:
     """The metrics per part of the benchmark; a field with one value divides nothing."""
     found: dict[str, dict[str, dict[str, Estimate]]] = {}
+    # Where refusal was judged, "declines" (of the action axis) only repeats it.
+    names = [n for n in IN_PARTS if n != "declines" or not any("refusal" in row.labels for row in rows)]
     for by in PARTS_BY:
-        groups = summary.breakdown(rows, by, IN_PARTS, level)
+        groups = summary.breakdown(rows, by, names, level)
         if len(groups) > 1:
             found[by] = {value: {n: m.estimate for n, m in group.items()} for value, group in groups.items()}
     return found
