@@ -36,6 +36,10 @@ def test_the_wheel_holds_our_two_packages_and_nothing_else(wheel):
         names
     )
     assert "shard_eval/judges/embedded_agreement.json" in names and "shard_eval/py.typed" in names
+    assert "shard_eval/judges/embedded_attacks.json" in names
+    assert {f"shard_eval/leaderboard/assets/{n}" for n in ("page.html", "page.css", "page.js", "vendor.js")} <= set(
+        names
+    )
     assert not any("tests/" in n or n.endswith(".gguf") for n in names)
 
 
@@ -86,7 +90,11 @@ def test_every_prompt_file_is_used():
     assert judged | {n for n in prompts.names() if f'"{n}"' in code} == set(prompts.names())
 
 
-COMMANDS = ("shard score", "shard show", "shard data", "shard judge calibrate", "shard compare", "shard train watch")
+COMMANDS = (
+    "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard compare",
+    "shard train watch", "shard leaderboard build", "shard leaderboard check", "shard leaderboard submit",
+    "shard leaderboard export", "shard results import",
+)  # fmt: skip
 
 
 def test_the_readme_names_every_benchmark_solver_method_and_command():
