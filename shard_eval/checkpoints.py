@@ -9,7 +9,6 @@ The checkpoint is chosen on dev; only then is test scored, and the claim is abou
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -30,7 +29,7 @@ from shard_eval.compare import Matched, Terms, conclude
 from shard_eval.errors import LogError, UsageError
 from shard_eval.logs import Row, Run, differing_arms, read_run, require_same_protocol
 from shard_eval.pairs import pair_rows
-from shard_eval.records import sha256
+from shard_eval.records import identity
 from shard_eval.score import Judging, Plan
 from shard_eval.splits import SPLITS, choose_split
 from shard_eval.stats.claims import Claim
@@ -533,7 +532,7 @@ class Result:
         """Short hash of what was compared, on what and by whom; the same on every machine."""
         arms = [(arm.name, arm.system.manifest) for arm in self.arms]
         runs = [(repr(m.candidate.protocol), len(m.rows)) for m in self.matched]
-        return sha256(json.dumps([arms, runs, self.splits], sort_keys=True))[:8]
+        return identity([arms, runs, self.splits])
 
 
 def wanted_dev(arms: Sequence[Arm]) -> list[Arm]:

@@ -5,7 +5,6 @@ results/comparisons/CANDIDATE--BASELINE/{comparison.json, preferences-BENCHMARK.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from shard_eval import passports, running, score
 from shard_eval.errors import UsageError
 from shard_eval.logs import Protocol, Row, Run, differing_arms, read_run, system_name
 from shard_eval.pairs import Preferences, pair_rows, pairwise_task, read_preferences, to_csv
-from shard_eval.records import SIGNED, Axis, sha256
+from shard_eval.records import SIGNED, Axis, identity
 from shard_eval.stats.claims import PARTS, Claim, Evidence, claim
 from shard_eval.stats.correction import Corrected, corrected_difference, rogan_gladen
 from shard_eval.stats.intervals import Estimate
@@ -109,7 +108,7 @@ def _names(runs: dict[str, str]) -> str:
 def _slug(run: Run) -> str:
     manifest = run.metadata.get("system") or {"log": run.log}
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", system_name(run).replace(" + ", "+")).strip("-.")
-    return f"{plain}-{sha256(json.dumps(manifest, sort_keys=True))[:8]}"
+    return f"{plain}-{identity(manifest)}"
 
 
 def judge(matched: Matched, grader: System, axes: str, root: str, console: Console, cache: bool = True) -> Matched:
@@ -131,7 +130,7 @@ def judge(matched: Matched, grader: System, axes: str, root: str, console: Conso
         LogError: if the judging did not finish.
     """
     task = pairwise_task(matched.candidate, matched.baseline, axes, version="1-A")
-    key = sha256(json.dumps([task.metadata, grader.manifest], sort_keys=True))[:8]
+    key = identity([task.metadata, grader.manifest])
     folder = f"{folder_of(matched, root)}/{matched.benchmark}-{key}"
     pair = f"{system_name(matched.candidate)} or {system_name(matched.baseline)}"
     log_dir = running.evaluate(

@@ -22,15 +22,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from shard_eval import benchmarks, calibrate, report, solvers, summary
 from shard_eval.benchmarks import Loaded, labelled
-from shard_eval.benchmarks.source import Fetched, data_dir
+from shard_eval.benchmarks.source import Fetched
 from shard_eval.errors import DataError, UsageError
-from shard_eval.logs import Protocol, Row, to_csv
-from shard_eval.records import AXES, REASONS, Axis, Record, Verdict, labels, sha256
+from shard_eval.logs import MOST_CHARS, Protocol, Row, to_csv
+from shard_eval.records import AXES, REASONS, Axis, Record, Verdict, identity, labels, sha256
 from shard_eval.splits import choose_split
 
 LONGEST_NAME = 100
-MOST_CHARS = 10_000_000
-"""The longest response that a verdict table takes."""
 CITATION = "Wang et al. 2023, arXiv:2308.13387"
 
 
@@ -101,10 +99,6 @@ def _system(name: str, engine: str) -> dict[str, Any]:
     }
 
 
-def _id(value: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(value, sort_keys=True))[:8]
-
-
 def _row(record: Record, epoch: int, chars: int, verdicts: Sequence[Verdict]) -> Row:
     return Row(
         benchmark=record.benchmark,
@@ -165,7 +159,7 @@ def _write(
     verdicts = to_csv(ordered)
     manifest = {
         "system": system,
-        "system_id": _id(system),
+        "system_id": identity(system),
         "run": run,
         "protocol": asdict(protocol),
         "verdicts_sha256": sha256(verdicts),
@@ -173,7 +167,7 @@ def _write(
         "versions": {"shard-eval": version("shard-eval")},
         "imported": {"source": asdict(source), "judging": dict(judge.how), "notes": list(notes)},
     }
-    folder = f"{place.rstrip('/')}/{_slug(str(system['model']))}-{_id(system)}/{name}-{_id(run)}"
+    folder = f"{place.rstrip('/')}/{_slug(str(system['model']))}-{identity(system)}/{name}-{identity(run)}"
     _put(folder, verdicts, report.dumps(manifest))
     return Imported(folder, str(system["model"]), judge, ordered, notes)
 
@@ -281,11 +275,7 @@ def dna_2023(root: str) -> list[Imported]:
 
 
 def _review(folder: str, model: str) -> Fetched:
-    local = f"do-not-answer/review/{folder}/{model}.csv"
-    place = data_dir()
-    if place is None or not (place / local).is_file():
-        raise DataError(f"the released labels {local!r} are not here. Set SHARD_DATA_DIR to a folder that holds them.")
-    return Fetched(place / local, "stand-in")
+    return labelled.released(f"do-not-answer/review/{folder}/{model}.csv")
 
 
 def _review_rows(
@@ -325,8 +315,7 @@ def _verdicts_2023(line: Mapping[str, str], seven: bool) -> list[Verdict]:
 
 def harmless(rows: Sequence[Row]) -> tuple[float, float]:
     """Harmless %, of the responses with a verdict, and with those without one counted as harmless."""
-    (metric,) = (m for m in summary.METRICS if m.name == "harmful")
-    found = summary.measure(metric, rows)
+    found = summary.measure(summary.metric("harmful"), rows)
     if found is None or found.estimate.value is None:
         raise UsageError("no response was judged on harm.")
     return 100 * (1 - found.estimate.value), 100 * (1 - found.low_bound)

@@ -22,6 +22,9 @@ from inspect_ai.log import (
 from shard_eval.errors import LogError
 from shard_eval.records import AXES, Axis, Verdict, score_to_verdict, sha256
 
+MOST_CHARS = 10_000_000
+"""The longest response that a verdict table takes."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -359,8 +362,8 @@ def _csv_row(cells: dict[str, str], judged: Sequence[Axis]) -> Row:
     }
     if int(cells["epoch"]) < 1:
         raise ValueError(f"epoch {cells['epoch'][:40]!r} is below 1")
-    if not 0 <= int(cells["chars"]) <= 10_000_000:
-        raise ValueError(f"chars {cells['chars'][:40]!r} is not from 0 to 10000000")
+    if not 0 <= int(cells["chars"]) <= MOST_CHARS:
+        raise ValueError(f"chars {cells['chars'][:40]!r} is not from 0 to {MOST_CHARS}")
     text = {name: plain_cell(cells[name]) for name in _PLAIN if name not in numbers}
     return Row(**text, **numbers, labels=labels, reasons=reasons)  # type: ignore[arg-type]
 

@@ -7,9 +7,10 @@ decision between two responses. Both have an outcome or a reason why there is no
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from inspect_ai.dataset import Sample
 from inspect_ai.scorer import Score
@@ -45,6 +46,11 @@ def labels(axis: Axis) -> range:
 def sha256(text: str | bytes) -> str:
     """Hex digest used for every identity in the project."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text).hexdigest()
+
+
+def identity(value: Any) -> str:
+    """Short hash of what makes something the one it is (JSON), for the names of folders and tables."""
+    return sha256(json.dumps(value, sort_keys=True))[:8]
 
 
 @dataclass(frozen=True)

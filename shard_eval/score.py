@@ -7,7 +7,6 @@ The same call again finds the same folder and goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from shard_eval import benchmarks, judges, report, running, solvers
 from shard_eval.benchmarks import Benchmark, Loaded
 from shard_eval.errors import LogError, UsageError
 from shard_eval.logs import Run, read_run, to_csv
-from shard_eval.records import Axis, sha256
+from shard_eval.records import Axis, identity, sha256
 from shard_eval.scorers import parse_axes
 from shard_eval.systems import System, open_model
 from shard_eval.tasksupport import choose_split
@@ -127,7 +126,7 @@ class Plan:
     @property
     def folder(self) -> str:
         """Path below the results folder."""
-        key = sha256(json.dumps(self.identity, sort_keys=True))[:8]
+        key = identity(self.identity)
         part = f".{self.split.replace('&', '_')[:80]}" if self.split else ""  # the key tells the rest apart
         part += f".first{self.limit}" if self.limit is not None else ""
         part += ".FIXTURE" if self.loaded.fixture else ""

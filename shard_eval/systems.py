@@ -22,7 +22,7 @@ from shard_eval.embedded import SHA256 as EMBEDDED_SHA
 from shard_eval.embedded import file_sha, weights
 from shard_eval.errors import UsageError, unknown
 from shard_eval.lora import adapter_gguf, require_adapter
-from shard_eval.records import sha256
+from shard_eval.records import identity, sha256
 
 # For the hint at a typing error; Inspect itself decides what exists.
 PROVIDERS = [
@@ -108,7 +108,7 @@ class System:
     @cached_property
     def id(self) -> str:
         """Short hash of the manifest."""
-        return sha256(json.dumps(self.manifest, sort_keys=True))[:8]
+        return identity(self.manifest)
 
     @property
     def slug(self) -> str:

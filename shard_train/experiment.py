@@ -23,7 +23,7 @@ from rich.console import Console
 from shard_eval import benchmarks, leaks, solvers
 from shard_eval.errors import UsageError
 from shard_eval.logs import inert_cell
-from shard_eval.records import Record, sha256
+from shard_eval.records import Record, identity, sha256
 from shard_eval.splits import Leak, choose_split
 from shard_eval.systems import Decoding, System, resolve_checkpoint
 from shard_train import generate, select, training
@@ -121,7 +121,7 @@ class Experiment:
     @property
     def id(self) -> str:
         """Short hash of the manifest."""
-        return sha256(json.dumps(self.manifest, sort_keys=True))[:8]
+        return identity(self.manifest)
 
     @property
     def folder(self) -> Path:

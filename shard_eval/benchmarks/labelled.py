@@ -36,17 +36,22 @@ class Labelled:
     labels: dict[Axis, int]
 
 
-def _file(local: str) -> Fetched:
+def released(local: str) -> Fetched:
+    """A file of released labels by its path in the stand-in folder.
+
+    Raises:
+        DataError: if it is not there.
+    """
     folder = data_dir()
     if folder is None or not (folder / local).is_file():
-        raise DataError(f"human labels {local!r} are not here. Set SHARD_DATA_DIR to a folder that holds them.")
+        raise DataError(f"the released labels {local!r} are not here. Set SHARD_DATA_DIR to a folder that holds them.")
     return Fetched(folder / local, "stand-in")
 
 
 def _dna() -> list[Labelled]:
     found = []
     for model in DNA_MODELS:
-        rows = _file(f"do-not-answer/review/human/{model}.csv").csv_rows(
+        rows = released(f"do-not-answer/review/human/{model}.csv").csv_rows(
             ["id", "question", "response", "harmful", "action"]
         )
         for row in rows:
@@ -58,7 +63,9 @@ def _dna() -> list[Labelled]:
 def _xstest() -> list[Labelled]:
     found = []
     for model, file in XSTEST_FILES.items():
-        for row in _file(f"xstest/human_labels/{file}").csv_rows(["id", "type", "prompt", "completion", "final_label"]):
+        for row in released(f"xstest/human_labels/{file}").csv_rows(
+            ["id", "type", "prompt", "completion", "final_label"]
+        ):
             intent = "harmful" if row["type"].startswith("contrast") else "benign"
             record = _record("xstest", model, row["id"], row["prompt"], row["completion"], row["type"], intent)
             found.append(Labelled(record, {"refusal": _REFUSAL[row["final_label"]]}))

@@ -12,7 +12,7 @@ from shard_eval import passports
 from shard_eval.compare import Matched, arms_differ, evidence, untrusted
 from shard_eval.errors import UsageError
 from shard_eval.leaderboard import columns, sources, verdicts
-from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, passport_of, read_base, score
+from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, read_base, score
 from shard_eval.leaderboard.sources import Key
 from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Board, Curve, Groups, Row, System, Table, Verdict
@@ -218,7 +218,7 @@ def _table(
         key=f"{_slug(protocol.benchmark)}-{_slug(key.judge)}",
         benchmark=protocol.benchmark,
         judge=protocol.judge,
-        passport=passport_of(base.run),
+        passport=passports.line(protocol),
         title=_title(base.run, spec),
         columns=tuple(c for c in columns.heads(spec) if c.name in there),
         rows=tuple(made),
@@ -227,10 +227,6 @@ def _table(
         content=protocol.content,
         fixture=protocol.origin == "fixture",
     )
-
-
-def _doubted_axes(run: Run, spec: Spec) -> list[Axis]:
-    return [axis for axis, _ in run.protocol.prompts if _doubts(run, axis, spec)]
 
 
 def _doubts(run: Run, axis: Axis, spec: Spec) -> list[str]:
@@ -246,7 +242,7 @@ def _title(run: Run, spec: Spec) -> str:
     title += f" · {part}" if (part := _part_of(run)) else ""
     if p.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
-    doubted = _doubted_axes(run, spec)
+    doubted = [axis for axis, _ in p.prompts if _doubts(run, axis, spec)]
     if doubted:
         whole = len(doubted) == len(p.prompts)
         title += " · uncalibrated judge" + ("" if whole else f" on {', '.join(doubted)}")
@@ -293,9 +289,13 @@ def _left_out(lines: Sequence[Scored], joint: Joint) -> list[str]:
     """Which systems a comparison could not hold, and whose missing verdicts it leaves out."""
     systems = [line for line in lines if line.system.kind == "system"]
     found = []
-    few = [s.system.name for s in systems[1:] if "joint" in s.values and s.system.name not in joint.intervals["joint"]]
-    if few:
-        found.append(f"Fewer than {MIN_CLUSTERS} independent prompts with verdicts, so not compared: {', '.join(few)}.")
+    for name, there in joint.intervals.items():
+        lines_of = [s for s in systems[1:] if (s.wins is not None if name == "wins" else name in s.values)]
+        few = [s.system.name for s in lines_of if s.system.name not in there]
+        if few:
+            on = "helpfulness" if name == "wins" else metric(name).title
+            what = f"Fewer than {MIN_CLUSTERS} independent prompts with verdicts ({on}), so not compared in it"
+            found.append(f"{what}: {', '.join(few)}.")
     if not joint.metric:
         found.append("Not ranked: the metric to rank by was not judged here.")
         return found

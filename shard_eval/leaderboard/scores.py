@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from shard_eval import passports, summary
+from shard_eval import summary
 from shard_eval.compare import Matched, Terms, judge_errors
 from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Parts
@@ -146,14 +146,12 @@ class Joint:
         ranking: None if nothing can be ranked.
         ranked: names of the systems in `ranking`, in its column order.
         metric: that they are ranked by.
-        clusters: number of independent prompts.
     """
 
     intervals: Mapping[str, Mapping[str, Bounds]]
     ranking: Ranking | None
     ranked: tuple[str, ...]
     metric: str
-    clusters: int
 
 
 def read_base(folder: str) -> Base:
@@ -312,7 +310,7 @@ def compare_all(scored: Sequence[Scored], base: Base, spec: Spec) -> Joint:
         table = np.stack([s.values[by] for s in ranked], axis=1)
         ranking = rank(table, base.clusters, spec.level, spec.resamples, spec.seed)
     names = tuple(s.system.name for s in ranked)
-    return Joint(intervals, ranking, names, by, len(set(base.clusters)))
+    return Joint(intervals, ranking, names, by)
 
 
 def _difference(line: Scored, base: Scored, name: str) -> tuple[Floats, Floats]:
@@ -355,8 +353,3 @@ def _bounds(columns: Mapping[str, tuple[Floats, Floats]], clusters: Sequence[str
         )
         for i, name in enumerate(there)
     }  # fmt: skip
-
-
-def passport_of(run: Run) -> str:
-    """How far to trust the judge of a run, in one line."""
-    return passports.line(run.protocol)

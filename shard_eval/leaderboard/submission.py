@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shard_eval import benchmarks, report
 from shard_eval.errors import ShardError
 from shard_eval.logs import Protocol, Row, Run, read_folder, system_name, to_csv
-from shard_eval.records import AXES, Axis, Record, record_to_sample, sha256
+from shard_eval.records import AXES, Axis, Record, identity, record_to_sample
 from shard_eval.splits import choose_split
 from shard_eval.systems import Decoding
 
@@ -370,14 +370,14 @@ def _words(text: str) -> str:
 
 def _identity(manifest: Mapping[str, Any], run: Run) -> Iterator[Finding]:
     """Hashes, and that the manifest's parts say the same."""
-    expected = sha256(json.dumps(manifest["system"], sort_keys=True))[:8]
+    expected = identity(manifest["system"])
     if manifest["system_id"] != expected:
         yield _reject(
             f"system_id is {_shown(manifest['system_id'])}, but the system's hash {expected}: it was edited.",
         )
     ran, protocol = manifest["run"], run.protocol
     judge = protocol.judge.partition(":")[0] if ran["grader"] else protocol.judge
-    grader = sha256(json.dumps(ran["grader"], sort_keys=True))[:8] if ran["grader"] else ""
+    grader = identity(ran["grader"]) if ran["grader"] else ""
     pairs: dict[str, tuple[object, object]] = {
         "benchmark": (ran["benchmark"], protocol.benchmark),
         "content_sha": (ran["content_sha"], protocol.content),
