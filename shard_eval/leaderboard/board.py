@@ -289,13 +289,15 @@ def _left_out(lines: Sequence[Scored], joint: Joint) -> list[str]:
     """Which systems a comparison could not hold, and whose missing verdicts it leaves out."""
     systems = [line for line in lines if line.system.kind == "system"]
     found = []
+    few: dict[tuple[str, ...], list[str]] = {}
     for name, there in joint.intervals.items():
-        lines_of = [s for s in systems[1:] if (s.wins is not None if name == "wins" else name in s.values)]
-        few = [s.system.name for s in lines_of if s.system.name not in there]
-        if few:
-            on = "helpfulness" if name == "wins" else metric(name).title
-            what = f"Fewer than {MIN_CLUSTERS} independent prompts with verdicts ({on}), so not compared in it"
-            found.append(f"{what}: {', '.join(few)}.")
+        judged = [s for s in systems[1:] if (s.wins is not None if name == "wins" else name in s.values)]
+        absent = tuple(s.system.name for s in judged if s.system.name not in there)
+        few.setdefault(absent, []).append("helpfulness" if name == "wins" else metric(name).title)
+    for names, titles in few.items():
+        if names:
+            why = f"fewer than {MIN_CLUSTERS} independent prompts with verdicts"
+            found.append(f"Not compared in {', '.join(titles)}, for {why}: {', '.join(names)}.")
     if not joint.metric:
         found.append("Not ranked: the metric to rank by was not judged here.")
         return found
