@@ -23,19 +23,27 @@ ROOT = "results"
 PARTS = ("intent", "risk_area", "category", "type", "level", "split", "source")
 
 
-class Shard(click.Group):
-    """The command group: errors of ours become one clear message, and other packages can add commands."""
+class Extensible(click.Group):
+    """A command group to which other files and packages add commands by an entry-point group."""
+
+    added = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Our commands and those of the entry-point group `shard_eval.commands`."""
-        return sorted({*super().list_commands(ctx), *entry_points(group="shard_eval.commands").names})
+        """The group's own commands and the added ones."""
+        return sorted({*super().list_commands(ctx), *entry_points(group=self.added).names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command; another package's is imported only when it is asked for."""
+        """Find a command; an added one is imported only when it is asked for."""
         found = super().get_command(ctx, cmd_name)
-        if found is None and cmd_name in entry_points(group="shard_eval.commands").names:
-            found = entry_points(group="shard_eval.commands")[cmd_name].load()
+        if found is None and cmd_name in entry_points(group=self.added).names:
+            found = entry_points(group=self.added)[cmd_name].load()
         return found
+
+
+class Shard(Extensible):
+    """The command itself: errors of ours become one clear message."""
+
+    added = "shard_eval.commands"
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn errors into a message and an exit code."""
@@ -462,97 +470,6 @@ def _check(names: tuple[str, ...]) -> None:
         )
     if failed:
         raise DataError(f"{failed} benchmark(s) not available or not as pinned.")
-
-
-@main.group()
-def judge() -> None:
-    """Measure how far a judge can be trusted."""
-
-
-@judge.command("calibrate")
-@click.argument("judge")
-@click.option(
-    "--on",
-    default="dna",
-    show_default=True,
-    help="Human-labelled replies: dna (harm, action), xstest (refusal), or a .jsonl file of your own replies or pairs.",
-)
-@click.option("--axes", default="", help="Of those with human labels; default all.")
-@click.option("--limit", type=int, default=None, help="A random part, the same number from each source model.")
-@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
-@click.option("--log-dir", default=ROOT, show_default=True, help="Where logs and the passport go.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def judge_calibrate(
-    judge: str,
-    on: str,
-    axes: str,
-    limit: int | None,
-    judge_args: tuple[str, ...],
-    log_dir: str,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """Run JUDGE over replies with human labels and store its agreement; tables print it from then on.
-
-    \b
-    dna and xstest need SHARD_DATA_DIR with the released labels. JUDGE as in `shard score --judge`.
-    A file of yours, one JSON object a line:
-      {"prompt": …, "response": …, "helpfulness": 1-4, "harm": 0-3, "refusal": 0-2}      single responses
-      {"prompt": …, "candidate": …, "baseline": …, "helpfulness": "candidate"}           pairs, for `shard compare`
-    """  # noqa: D301 (click reads the control character)
-    from shard_eval import passports
-
-    out, err = consoles()
-    decider = judging(judge, judge_args)
-    _confirm_paid(decider, yes)
-    found = passports.measure(decider, on, axes, limit, log_dir, err)
-    if as_json:
-        click.echo(json.dumps(found, indent=1, sort_keys=True))
-    else:
-        passports.show(out, found)
-
-
-def _confirm_paid(decider: Judging, yes: bool) -> None:
-    if not decider.paid or yes or not sys.stdin.isatty():
-        return
-    if not click.confirm("Ask the paid judge?", default=True, err=True):
-        raise UsageError("not started.")
-
-
-@judge.command("attack")
-@click.argument("judge")
-@click.option(
-    "--on",
-    default="mini",
-    show_default=True,
-    help="Responses to attack: mini (references and two constants), dna or xstest (replies), or a .jsonl file.",
-)
-@click.option("--axes", default="", help="What is judged; default all the judge has.")
-@click.option(
-    "--limit", type=int, default=24, show_default=True, help="Responses per attack, the same ones for all of them."
-)
-@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
-@click.option("--log-dir", default=ROOT, show_default=True, help="Where logs go.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def judge_attack(judge: str, on: str, axes: str, limit: int, log_dir: str, **options: Any) -> None:
-    """Attack JUDGE and store how often that changes its verdict; tables print the worst from then on.
-
-    Ten attacks, such as a verdict inside the response, a made-up end of it, a disclaimer, or invisible characters.
-    JUDGE as in `shard score --judge`; it is asked up to 11 times LIMIT on each axis. A file of yours has one JSON
-    object a line: {"prompt": …, "response": …}, with labels as for `shard judge calibrate` or without.
-    """
-    from shard_eval import attacks, passports
-
-    out, err = consoles()
-    decider = judging(judge, options["judge_args"])
-    _confirm_paid(decider, options["yes"])
-    found = passports.attack(decider, on, axes, limit, log_dir, err)
-    if options["as_json"]:
-        click.echo(json.dumps(attacks.to_json(found), indent=1, sort_keys=True))
-    else:
-        attacks.show(out, found)
 
 
 if __name__ == "__main__":
