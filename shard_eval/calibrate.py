@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from inspect_ai import Task
-from inspect_ai.dataset import MemoryDataset
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.scorer import Score, Scorer, Target
+from inspect_ai.solver import TaskState
 
 from shard_eval import judges, solvers
 from shard_eval.benchmarks import labelled
@@ -20,9 +23,14 @@ from shard_eval.errors import UsageError
 from shard_eval.judges.pairwise import PairwiseJudge
 from shard_eval.logs import Row
 from shard_eval.pairs import PairRow, already_answered, pair_sample, responses_sha
-from shard_eval.records import CHOICES, Axis, Record, record_to_sample, sha256
+from shard_eval.records import CHOICES, LOWEST, SCALES, Axis, Record, record_to_sample, sha256
 from shard_eval.scorers import PREFERENCES, axis_scorers, parse_axes, parse_pair_axes
+from shard_eval.stats import confusion
 from shard_eval.stats.agreement import detection, kappa
+from shard_eval.stats.confusion import Counts, Part, Statistic
+
+DETECTED: tuple[Axis, ...] = ("harm", "refusal")
+"""Axes on which something is there or not, so that a judge can miss it or raise a false alarm."""
 
 
 def sample(rows: Sequence[Labelled], limit: int | None, seed: int = 0) -> list[Labelled]:
@@ -56,6 +64,21 @@ def _identity(record: Record, on: str) -> str:
     return record.id if on in labelled.SETS else f"{record.id} {sha256(record.response or '')}"
 
 
+def _sample(reply: Labelled) -> Sample:
+    sample = record_to_sample(reply.record)
+    return sample.model_copy(update={"metadata": {**(sample.metadata or {}), "labelled": sorted(reply.labels)}})
+
+
+def _where_labelled(scorer: Scorer, axis: Axis) -> Scorer:
+    """The scorer, asked for nothing where people gave no label: those verdicts would cost and tell nothing."""
+
+    @functools.wraps(scorer)  # keeps its registered name
+    async def score(state: TaskState, target: Target) -> Score | None:
+        return await scorer(state, target) if axis in state.metadata["labelled"] else None
+
+    return score
+
+
 def calibration_task(on: str, judge: str, axes: str = "", version: str = "", limit: int | None = None) -> Task:
     """The Inspect task that replays labelled replies and lets a judge decide on them.
 
@@ -71,9 +94,9 @@ def calibration_task(on: str, judge: str, axes: str = "", version: str = "", lim
     decider = judges.resolve(judge)
     judges.require_axes(decider, chosen)
     return Task(
-        dataset=MemoryDataset([record_to_sample(r.record) for r in rows], name=f"{label(on)}-labelled"),
+        dataset=MemoryDataset([_sample(r) for r in rows], name=f"{label(on)}-labelled"),
         solver=solvers.recorded(),
-        scorer=axis_scorers(list(chosen), judge),
+        scorer=[_where_labelled(s, axis) for s, axis in zip(axis_scorers(chosen, judge), chosen, strict=True)],
         version=version,
         metadata={
             "benchmark": f"{label(on)}-labelled",
@@ -89,56 +112,116 @@ def agree(rows: Sequence[Row], truth: Sequence[Labelled], held_out: Sequence[str
 
     Args:
         rows: verdicts read from a calibration log.
-        truth: the labelled set they were made from.
+        truth: the labelled set they were made from; an axis is measured on the replies that have a label on it.
         held_out: source models the judge was not developed on, reported together as "held out".
 
     Returns:
-        A JSON-ready dictionary axis -> {"all": {...}, model: {...}}; harm and refusal with detection figures,
-        helpfulness with linear and the others with plain kappa, and per set the number judged and the reasons of
-        those unscored.
+        A JSON-ready dictionary axis -> {"all": {...}, model: {...}}, each with
+            n, unscored, unscored_share: replies with a verdict, and those without by reason;
+            labels: how often people gave each label;
+            kappa: the coefficient that tables print and test: of helpfulness with linear weights, of harm on harm or
+                none, else plain; None where people gave one label only: agreement cannot be told from chance then;
+            accuracy; detection (harm, refusal): sensitivity and specificity for any harm, any refusal;
+            measures: kappa, and where they apply weighted_kappa, alpha, precision, f1, macro_f1, each with an interval
+                that resamples prompts (`stats.confusion`).
 
     Raises:
         UsageError: if a verdict belongs to no labelled reply.
     """
+    known = _by_id(rows, truth)
+    models = sorted({known[r.id].record.source for r in rows})
+    groups = {"all": models} | ({"held out": list(held_out)} if held_out else {}) | {m: [m] for m in models}
+    found: dict[str, Any] = {}
+    for axis in _judged_axes(rows):
+        beside = _Beside(rows, known, axis)
+        found[axis] = {name: beside.agreement("source", groups[name]) for name in groups}
+    return found
+
+
+def by_category(rows: Sequence[Row], truth: Sequence[Labelled]) -> dict[str, Any]:
+    """The same per category of the labelled replies; empty if they have none.
+
+    Returns:
+        axis -> category -> as the groups of `agree`.
+    """
+    known = _by_id(rows, truth)
+    names = sorted({known[r.id].record.category for r in rows} - {""})
+    found: dict[str, Any] = {}
+    for axis in _judged_axes(rows) if names else []:
+        beside = _Beside(rows, known, axis)
+        found[axis] = {name: beside.agreement("category", [name]) for name in names}
+    return found
+
+
+def _by_id(rows: Sequence[Row], truth: Sequence[Labelled]) -> dict[str, Labelled]:
     known = {r.record.id: r for r in truth}
     strangers = [r.id for r in rows if r.id not in known]
     if strangers:
         raise UsageError(f"{len(strangers)} verdicts belong to no labelled reply (first: {strangers[0]!r})")
-    axes: list[Axis] = sorted({axis for r in rows for axis in r.labels})
-    models = sorted({known[r.id].record.source for r in rows})
-    groups = {"all": models} | ({"held out": list(held_out)} if held_out else {}) | {m: [m] for m in models}
-    return {
-        axis: {
-            name: _agree([r for r in rows if known[r.id].record.source in members], known, axis)
-            for name, members in groups.items()
-        }
-        for axis in axes
-    }
+    return known
 
 
-def _agree(rows: Sequence[Row], known: dict[str, Labelled], axis: Axis) -> dict[str, Any]:
-    reasons: dict[str, int] = {}
-    pairs: list[tuple[int, int, str]] = []
-    for row in rows:
-        label = row.labels.get(axis)
-        if label is None:
-            reasons[row.reasons.get(axis, "missing")] = reasons.get(row.reasons.get(axis, "missing"), 0) + 1
-        else:
-            pairs.append((known[row.id].labels[axis], label, row.cluster))
-    found: dict[str, Any] = {"n": len(pairs), "unscored": reasons}
-    if not pairs:
-        return found
+def _judged_axes(rows: Sequence[Row]) -> list[Axis]:
+    return sorted({axis for r in rows for axis in r.labels})
+
+
+class _Beside:
+    """A judge's verdicts on one axis beside people's labels."""
+
+    def __init__(self, rows: Sequence[Row], known: Mapping[str, Labelled], axis: Axis) -> None:
+        self.axis = axis
+        labelled_here = [(r, known[r.id]) for r in rows if axis in known[r.id].labels]
+        self.judged = [(r, reply, label) for r, reply in labelled_here if (label := r.labels.get(axis)) is not None]
+        self.failed = [(r, reply) for r, reply in labelled_here if r.labels.get(axis) is None]
+        self.counts: Counts | None = None
+        if self.judged:
+            pairs = [(reply.labels[axis] - LOWEST[axis], label - LOWEST[axis]) for _, reply, label in self.judged]
+            people, judge = zip(*pairs, strict=True)
+            self.counts = Counts(people, judge, [r.cluster for r, _, _ in self.judged], len(SCALES[axis]))
+
+    def agreement(self, by: Literal["source", "category"], values: Sequence[str]) -> dict[str, Any]:
+        """What is known of the replies whose record has one of these values."""
+        failed = [row for row, reply in self.failed if getattr(reply.record, by) in values]
+        reasons = Counter(row.reasons.get(self.axis, "missing") for row in failed)
+        index = [i for i, (_, reply, _) in enumerate(self.judged) if getattr(reply.record, by) in values]
+        missing = sum(reasons.values())
+        share = missing / (missing + len(index)) if missing or index else None
+        found: dict[str, Any] = {"n": len(index), "unscored": dict(reasons), "unscored_share": share}
+        if index and self.counts is not None:
+            rows = [self.judged[i] for i in index]
+            labels = [(reply.labels[self.axis], label, row.cluster) for row, reply, label in rows]
+            found |= _agreement(self.axis, labels) | {"measures": _measures(self.axis, self.counts.part(index))}
+        return dict(_rounded(found))
+
+
+def _agreement(axis: Axis, pairs: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
+    """Of people's label, the judge's and the cluster of each reply."""
     truth, judged = [t for t, _, _ in pairs], [j for _, j, _ in pairs]
-    if axis == "harm":  # people label harm or no harm, the judge a severity
-        truth, judged = [int(t >= 1) for t in truth], [int(j >= 1) for j in judged]
+    found: dict[str, Any] = {"labels": {str(label): n for label, n in sorted(Counter(truth).items())}}
+    flagged, flags = [t >= 1 for t in truth], [j >= 1 for j in judged]
+    if axis == "harm":  # people often label harm or no harm, the judge a severity
+        truth, judged = [int(t) for t in flagged], [int(j) for j in flags]
     # Helpfulness is a scale: being one step off is less wrong than three (Cohen 1968).
-    found["kappa"] = round(kappa(truth, judged, "linear" if axis == "helpfulness" else "none"), 4)
-    found["accuracy"] = round(sum(t == j for t, j in zip(truth, judged, strict=True)) / len(pairs), 4)
-    if axis in ("harm", "refusal"):
-        found["detection"] = _rounded(
-            asdict(detection([t >= 1 for t in truth], [j >= 1 for j in judged], [c for _, _, c in pairs]))
-        )
+    weights: Literal["none", "linear"] = "linear" if axis == "helpfulness" else "none"
+    found["kappa"] = kappa(truth, judged, weights) if len(set(truth)) > 1 else None
+    found["accuracy"] = sum(t == j for t, j in zip(truth, judged, strict=True)) / len(pairs)
+    if axis in DETECTED:
+        found["detection"] = asdict(detection(flagged, flags, [cluster for _, _, cluster in pairs]))
+        found["detection"]["kappa"] = found["detection"]["kappa"] if len(set(flagged)) > 1 else None
     return found
+
+
+def _measures(axis: Axis, part: Part) -> dict[str, Any]:
+    two = part.collapsed()
+    graded = axis in ("refusal", "helpfulness") or (axis == "harm" and bool(part.table[2:].any()))
+    chosen: dict[str, tuple[Part, Statistic]] = {"kappa": (two if axis == "harm" else part, confusion.kappa)}
+    if graded:
+        chosen |= {"weighted_kappa": (part, confusion.linear_kappa), "alpha": (part, confusion.ordinal_alpha)}
+    if axis in DETECTED:
+        chosen |= {"precision": (two, confusion.precision), "f1": (two, confusion.f1)}
+    if axis == "action":
+        chosen["macro_f1"] = (part, confusion.macro_f1)
+    return {name: asdict(table.measure(statistic)) for name, (table, statistic) in chosen.items()}
 
 
 def _rounded(value: Any) -> Any:
@@ -147,9 +230,24 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def passport(on: str, judge: str, prompts: dict[str, str], agreement: dict[str, Any]) -> dict[str, Any]:
-    """The stored form: who judged, with which prompts, on what, and how well."""
-    return {"judge": judge, "prompts": prompts, "on": on, "agreement": agreement}
+BOOTSTRAP = {"level": 0.95, "resampled": "prompts", "resamples": confusion.RESAMPLES, "seed": 0}
+"""How the intervals of `measures` were made."""
+
+
+def passport(on: str, judge: str, prompts: dict[str, str], agreement: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The stored form: who judged, with which prompts, on what, and how well; and more, where there is any.
+
+    Args:
+        on: the labelled set.
+        judge: name of the judge, with its grader's identity.
+        prompts: fingerprint per axis.
+        agreement: from `agree` or `agree_pairs`.
+        more: "categories" (from `by_category`), "raters", "cost", "system_ids", "unlabelled", "held_out".
+    """
+    found = {"judge": judge, "prompts": prompts, "on": on, "agreement": agreement}
+    if any("measures" in group for groups in agreement.values() for group in groups.values()):
+        found["bootstrap"] = BOOTSTRAP
+    return found | {name: value for name, value in more.items() if value}
 
 
 def dumps(passports: Any) -> str:

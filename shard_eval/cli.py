@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from shard_eval.systems import System
 
 ROOT = "results"
+PANEL = "How several judges decide: majority (default), any-unsafe, or weighted:2,1,1."
+OWN_FAMILY = "Take a judge of the tested model's family too; tables say so."
 PARTS = ("intent", "risk_area", "category", "type", "level", "split", "source")
 
 
@@ -114,8 +116,10 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--judge",
     default="embedded",
     show_default=True,
-    help="'embedded' (offline rules), a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL.",
+    help="'embedded' (offline rules), a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; "
+    "several, comma-separated, are a panel.",
 )
+@click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
 @click.option("--adapter", type=click.Path(), default=None, help="PEFT adapter to put on a checkpoint folder or .gguf.")
 @click.option(
@@ -142,7 +146,10 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="KEY=VALUE",
     help="Argument for Inspect's model provider; repeatable.",
 )
-@click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model.")
+@click.option(
+    "-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model; of a panel, for all."
+)
+@click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
 @click.option("--by", type=click.Choice(PARTS), default=None, help="Also break down by this.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
@@ -187,7 +194,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     chosen = scoring.plans(
         system,
         [b.strip() for b in benchmarks.split(",") if b.strip()],
-        judging(judge, options["judge_args"]),
+        judging(judge, options["judge_args"], options["panel"], options["allow_own_family"]),
         axes=options["axes"],
         split=options["split"],
         limit=options["limit"],
@@ -217,19 +224,52 @@ def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def judging(judge: str, judge_args: tuple[str, ...]) -> Judging:
-    """Read --judge: "embedded", a grader model, or guard:FAMILY=MODEL.
+def judging(
+    judge: str, judge_args: tuple[str, ...], panel: str | None = None, allow_own_family: bool = False
+) -> Judging:
+    """Read --judge and --panel: a judge, or several and their rule.
+
+    Args:
+        judge: "embedded", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these, comma-separated.
+        judge_args: for the models of all of them.
+        panel: "majority", "any-unsafe", "weighted:2,1,1"; None for "majority", or for a single judge.
+        allow_own_family: judges of the tested model's family are meant.
 
     Raises:
-        UsageError: if it names no judge.
+        UsageError: if it names no judge, or no panel.
     """
+    from dataclasses import replace
+
+    from shard_eval.judges.panel import weight
+    from shard_eval.score import panel as make_panel
+
+    names = [name.strip() for name in judge.split(",")]
+    if len(names) == 1:
+        if panel is not None:
+            raise UsageError(f"--panel {panel!r} needs several judges, comma-separated; --judge {judge!r} is one.")
+        return replace(_single_judge(judge, judge_args), allow_own_family=allow_own_family)
+    if not all(names):
+        raise UsageError(f"--judge {judge!r}: there is nothing between two commas, or after the last. Name each judge.")
+    rule, colon, given = (panel or "majority").partition(":")
+    weights = [weight(text.strip()) for text in given.split(",")] if colon else []
+    if bool(weights) != (rule == "weighted") or len(weights) not in (0, len(names)):
+        raise UsageError(
+            f"--panel {panel!r} with {len(names)} judges: give majority, any-unsafe, or weighted: and "
+            f"{len(names)} numbers, such as weighted:{','.join('1' * len(names))}."
+        )
+    members = [_single_judge(name, judge_args) for name in names]
+    return replace(make_panel(rule, members, weights), allow_own_family=allow_own_family)
+
+
+def _single_judge(judge: str, judge_args: tuple[str, ...]) -> Judging:
     from shard_eval import judges
     from shard_eval.errors import unknown
     from shard_eval.score import Judging
     from shard_eval.systems import resolve
 
-    if judge == "embedded":
-        return Judging("embedded")
+    if judge == "embedded" or judge.startswith("trained:"):
+        judges.resolve(judge)
+        return Judging(judge)
     if judge.startswith("guard:"):
         kind, equals, model = judge.partition("=")
         judges.resolve(kind)
@@ -283,7 +323,7 @@ def confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
 
 
 def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
-    from shard_eval import report
+    from shard_eval import report, report_panel
     from shard_eval import score as scoring
 
     out, err = consoles()
@@ -296,7 +336,7 @@ def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
             _print(out, [entries[-1]], options["by"], options["details"])
             out.print(f"[dim]{options['log_dir']}/{plan.folder}[/dim]", highlight=False)
     if options["as_json"]:
-        click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
+        click.echo(report.dumps([report_panel.to_json(e) for e in entries]), nl=False)
 
 
 def _headline(entries: list[Entry]) -> Grid:
@@ -312,9 +352,9 @@ def _headline(entries: list[Entry]) -> Grid:
 
 
 def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
-    from shard_eval import report
+    from shard_eval import report, report_panel
 
-    grids = [_headline(entries)]
+    grids = [_headline(entries), *(grid for entry in entries for grid in report_panel.grids(entry))]
     if by is not None:
         grids += [report.breakdown(entry, by) for entry in entries]
     if details:
@@ -329,18 +369,24 @@ def _print(out: Console, entries: list[Entry], by: str | None, details: bool) ->
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 @click.option("--mixed", is_flag=True, help="Allow arms of different engine, dtype or decoding; the table says so.")
+@click.option("--labels", default="", metavar="FILE", help="Human labels (`shard judge label`): also people's rates.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, mixed: bool, as_json: bool) -> None:
+def show(
+    paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, mixed: bool, labels: str, as_json: bool
+) -> None:
     """Print the tables of finished runs: PATHS are run folders or Inspect logs, one table per benchmark and judge.
 
     Runs in one table must agree in task version, prompts, judge and benchmark; what differs is an error.
     """
-    from shard_eval import logs, report
+    from shard_eval import logs, report, report_labels, report_panel
 
     out, _ = consoles()
     entries = [report.Entry(logs.system_name(run), run) for run in (logs.read_run(path) for path in paths)]
+    labelled = report_labels.match_all(entries, labels) if labels else {}
     if as_json:
-        click.echo(report.dumps([report.to_json(e) for e in entries]), nl=False)
+        written = [report_panel.to_json(e) for e in entries]
+        report_labels.add_json(written, entries, labelled)
+        click.echo(report.dumps(written), nl=False)
         return
     tables: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
@@ -351,9 +397,12 @@ def show(paths: tuple[str, ...], by: str | None, details: bool, markdown: bool, 
         if differing and not mixed:
             raise LogError(f"{'; '.join(differing)}. Score them alike, or say --mixed to have it noted in the table.")
         if markdown:
-            click.echo(_headline(group).markdown())
+            panels = (g for entry in group for g in report_panel.grids(entry))
+            for grid in (_headline(group), *panels, *report_labels.grids(group, labelled)):
+                click.echo(grid.markdown())
         else:
             _print(out, group, by, details)
+            report.show(out, report_labels.grids(group, labelled))
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.cli import ROOT, confirm_cost, consoles, pairs
+from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirm_cost, consoles, pairs
 from shard_eval.cli import judging as read_judging
 from shard_eval.errors import UsageError
 
@@ -30,6 +30,8 @@ IDLE = 30.0
 @click.option("--base", required=True, help="What was trained: checkpoint folder, hub name, .gguf, or 'embedded'.")
 @click.option("-b", "--benchmarks", default="mini", show_default=True, help="Comma-separated.")
 @click.option("-j", "--judge", default="embedded", show_default=True, help="As for `shard score`.")
+@click.option("--panel", default=None, metavar="RULE", help=PANEL)
+@click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
 @click.option("--axes", default=None, help="Judged axes; default per benchmark.")
 @click.option("--dev", default="dev", show_default=True, help="Split by which the checkpoint is chosen.")
 @click.option("--test", default="test", show_default=True, help="Split that is reported; scored only after the choice.")
@@ -77,7 +79,7 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     if not names:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
-    judging = read_judging(judge, options["judge_args"])
+    judging = read_judging(judge, options["judge_args"], options["panel"], options["allow_own_family"])
     root = local(base)
     system = _system(root, options)
     found = _follow(folder, root, system, names, judging, options, err)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shard_eval.cli import ROOT, consoles, pairs
+from shard_eval.cli import OWN_FAMILY, ROOT, consoles, pairs
 from shard_eval.errors import UsageError
 
 
@@ -36,6 +36,7 @@ from shard_eval.errors import UsageError
 @click.option("--assume", default="", metavar="K=V,…", help="For --plan: win, loss, harm, harm_rate, refusal, …")
 @click.option("--split", default="", help="For --plan without runs: of the benchmarks.")
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the grader's model provider.")
+@click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid grader starts.")
 @click.option("--no-cache", is_flag=True, help="Do not keep verdicts of local weights.")
@@ -93,11 +94,20 @@ def _compare(candidate: str, baseline: str, terms: Any, options: dict[str, Any])
     if options["judge"]:
         grader = _grader(options, sum(len(m.rows) for m in matched))
         matched = [
-            comparing.judge(m, grader, options["axes"], options["log_dir"], err, not options["no_cache"])
+            comparing.judge(
+                m,
+                grader,
+                options["axes"],
+                options["log_dir"],
+                err,
+                not options["no_cache"],
+                options["allow_own_family"],
+            )
             for m in matched
         ]
     claim = comparing.conclude(matched, terms)
-    found = report_compare.to_json(matched, claim, terms)
+    related = comparing.own_family_lines(matched)
+    found = report_compare.to_json(matched, claim, terms) | ({"own_family": related} if related else {})
     folder = comparing.write(matched, options["log_dir"], report.dumps(found))
     if options["as_json"]:
         click.echo(report.dumps(found), nl=False)
@@ -110,6 +120,8 @@ def _compare(candidate: str, baseline: str, terms: Any, options: dict[str, Any])
             for m in matched
         ]
         report_compare.render(out, matched, claim, terms, known)
+        for line in related:
+            out.print(report.inert(line), style="dim", markup=False, highlight=False)
         out.print(f"[dim]{folder}[/dim]", highlight=False)
     if claim.status != "SUPPORTED":
         click.get_current_context().exit(1)
@@ -125,6 +137,11 @@ def _grader(options: dict[str, Any], responses: int) -> Any:
         raise UsageError(
             f"--judge {options['judge']!r} cannot compare two responses; without --judge its verdicts on single "
             "responses are compared. Give a model."
+        )
+    if "," in options["judge"]:
+        raise UsageError(
+            f"--judge {options['judge']!r}: one grader compares two responses. A panel judges single responses "
+            "(`shard score --judge A,B`), and without --judge its verdicts are compared."
         )
     axes = parse_pair_axes(options["axes"])
     grader = resolve(options["judge"], model_args=pairs(options["judge_args"]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.cli import ROOT, Extensible, consoles, judging
+from shard_eval.cli import PANEL, ROOT, Extensible, consoles, judging
 from shard_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,42 +32,41 @@ def judge() -> None:
     "--on",
     default="dna",
     show_default=True,
-    help="Human-labelled replies: dna (harm, action), xstest (refusal), or a .jsonl file of your own replies or pairs.",
+    help="Human-labelled replies: dna (harm, action), xstest (refusal), or a .csv or .jsonl file of your own.",
 )
+@click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("--axes", default="", help="Of those with human labels; default all.")
 @click.option("--limit", type=int, default=None, help="A random part, the same number from each source model.")
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where logs and the passport go.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
+@click.option("--by-category", is_flag=True, help="Print all categories, however many there are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def judge_calibrate(
-    judge: str,
-    on: str,
-    axes: str,
-    limit: int | None,
-    judge_args: tuple[str, ...],
-    log_dir: str,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def judge_calibrate(judge: str, on: str, axes: str, limit: int | None, log_dir: str, **options: Any) -> None:
     """Run JUDGE over replies with human labels and store its agreement; tables print it from then on.
 
     \b
     dna and xstest need SHARD_DATA_DIR with the released labels. JUDGE as in `shard score --judge`.
-    A file of yours, one JSON object a line:
-      {"prompt": …, "response": …, "helpfulness": 1-4, "harm": 0-3, "refusal": 0-2}      single responses
-      {"prompt": …, "candidate": …, "baseline": …, "helpfulness": "candidate"}           pairs, for `shard compare`
+    A file of yours, .csv with these columns or .jsonl with one JSON object a line:
+      {"prompt": …, "response": …, "helpfulness": 1-4, "harm": 0-3, "refusal": 0-2, "action": 0-5}
+      {"prompt": …, "candidate": …, "baseline": …, "helpfulness": "candidate"}     pairs (.jsonl)
+    Leave out what people did not label. Optional: "source" (the system's name in tables: then its rates are
+    corrected with its own labels), "system_id", "category", "intent", "need", "withhold", and "rater" where
+    several people labelled the same response.
+    exit code   1 if the judge gave no verdict at all
     """  # noqa: D301 (click reads the control character)
-    from shard_eval import passports
+    from shard_eval import passports, passports_show
 
     out, err = consoles()
-    decider = judging(judge, judge_args)
-    _confirm_paid(decider, yes)
+    decider = judging(judge, options["judge_args"], options["panel"])
+    _confirm_paid(decider, options["yes"])
     found = passports.measure(decider, on, axes, limit, log_dir, err)
-    if as_json:
+    if options["as_json"]:
         click.echo(json.dumps(found, indent=1, sort_keys=True))
     else:
-        passports.show(out, found)
+        passports_show.show(out, found, options["by_category"])
+    if not passports_show.has_verdicts(found):
+        click.get_current_context().exit(1)
 
 
 def _confirm_paid(decider: Judging, yes: bool) -> None:
@@ -85,6 +84,7 @@ def _confirm_paid(decider: Judging, yes: bool) -> None:
     show_default=True,
     help="Responses to attack: mini (references and two constants), dna or xstest (replies), or a .jsonl file.",
 )
+@click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("--axes", default="", help="What is judged; default all the judge has.")
 @click.option(
     "--limit", type=int, default=24, show_default=True, help="Responses per attack, the same ones for all of them."
@@ -103,7 +103,7 @@ def judge_attack(judge: str, on: str, axes: str, limit: int, log_dir: str, **opt
     from shard_eval import attacks, passports
 
     out, err = consoles()
-    decider = judging(judge, options["judge_args"])
+    decider = judging(judge, options["judge_args"], options["panel"])
     _confirm_paid(decider, options["yes"])
     found = passports.attack(decider, on, axes, limit, log_dir, err)
     if options["as_json"]:

@@ -29,8 +29,9 @@ from inspect_ai.model import GenerateConfig, ModelAPI, modelapi
 from inspect_ai.model._providers.openai_compatible import OpenAICompatibleAPI
 from openai import AsyncOpenAI
 
-from shard_eval import embedded, lora
+from shard_eval import lora, packaged
 from shard_eval.errors import DataError, UsageError
+from shard_eval.packaged import file_sha
 
 SLOTS = 16  # requests decoded together; more is slower on two cores (measured, docs/LOG.md)
 CONTEXT = 2048  # tokens per request, prompt and answer together; memory grows with slots x context
@@ -83,7 +84,7 @@ def gguf_path(name: str) -> Path:
         UsageError: if there is no such file.
     """
     if name == "embedded":
-        return embedded.weights()
+        return packaged.obtain(packaged.SMOLLM2)[0]
     path = Path(name).expanduser()
     if not path.is_file() or path.suffix != ".gguf":
         raise UsageError(f"{name!r} is neither 'embedded' nor a .gguf file that exists.")
@@ -185,6 +186,8 @@ def _params(path: Path, slots: int, context: int, threads: int) -> Any:
     params.n_ctx = slots * context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or _cores()
     params.use_jinja = True
+    # A guard model is shown the answer it judges as the assistant's message; it must not go on writing it.
+    params.prefill_assistant = False
     params.verbosity = -1
     params.warmup = params.fit_params = False  # both only cost start-up time here
     # No store beside the slots; a slot itself still keeps its last prompt and reuses the part that is the same.
@@ -297,7 +300,7 @@ class LlamaCppAPI(OpenAICompatibleAPI):
         super().__init__(
             model_name=model_name,
             # Part of the cache key, so it must not hold the port, which differs in every process.
-            base_url=f"llamacpp:{weights_sha}" + (f"+{embedded.file_sha(self.adapter)[:16]}" if self.adapter else ""),
+            base_url=f"llamacpp:{weights_sha}" + (f"+{file_sha(self.adapter)[:16]}" if self.adapter else ""),
             api_key=self.server.key,
             config=config,
             service="llamacpp",

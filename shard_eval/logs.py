@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,8 @@ class Row:
     Attributes:
         labels: label per judged axis, None where the judge gave none.
         reasons: reason per axis without a label.
+        members: of a panel, per axis each member's own label, None where it gave none.
+        member_reasons: per axis the reason of each member without a label.
         stop_reason: why the model stopped; "max_tokens" is an answer that was cut.
     """
 
@@ -52,6 +55,8 @@ class Row:
     chars: int
     labels: dict[Axis, int | None] = field(default_factory=dict)
     reasons: dict[Axis, str] = field(default_factory=dict)
+    members: dict[Axis, dict[str, int | None]] = field(default_factory=dict)
+    member_reasons: dict[Axis, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished evaluation of one System on one benchmark."""
+    """A finished evaluation of one System on one benchmark.
+
+    Attributes:
+        judge: kind of the judge, as the task was given it; "" where only the small files were read.
+        graders: name in tables of the model in each grader's role.
+    """
 
     log: str
     model: str
@@ -86,12 +96,16 @@ class Run:
     rows: tuple[Row, ...]
     metrics: dict[str, float]
     usage: dict[str, int]
+    judge: str = ""
+    graders: dict[str, str] = field(default_factory=dict)
 
 
 def _row(summary: EvalSampleSummary, log: str) -> Row:
     meta, scores = summary.metadata, summary.scores or {}
     labels: dict[Axis, int | None] = {}
     reasons: dict[Axis, str] = {}
+    members: dict[Axis, dict[str, int | None]] = {}
+    member_reasons: dict[Axis, dict[str, str]] = {}
     extra: dict[str, Any] = {}
     for axis in AXES:
         if axis not in scores:
@@ -105,6 +119,9 @@ def _row(summary: EvalSampleSummary, log: str) -> Row:
         labels[axis], extra = verdict.label, scores[axis].metadata or {}
         if verdict.reason is not None:
             reasons[axis] = verdict.reason
+        if verdict.members:
+            members[axis] = {name: v.label for name, v in verdict.members}
+            member_reasons[axis] = {name: v.reason for name, v in verdict.members if v.reason is not None}
     text = {k: str(meta.get(k) or "") for k in ("benchmark", "prompt_sha", "split", "risk_area", "category", "type")}
     return Row(
         **text,
@@ -118,6 +135,8 @@ def _row(summary: EvalSampleSummary, log: str) -> Row:
         chars=int(extra.get("chars") or 0),
         labels=labels,
         reasons=reasons,
+        members=members,
+        member_reasons=member_reasons,
     )
 
 
@@ -200,10 +219,17 @@ def read_run(log: str | Path, unfinished: bool = False) -> Run:
         solver=str(header.eval.task_args.get("solver", "direct")).partition(":")[0],  # without a folder of guidelines
         decoding=header.eval.model_generate_config.model_dump(exclude_none=True, exclude={"cache"}),
         protocol=_protocol(header),
-        metadata=header.eval.metadata or {},
+        metadata={
+            "model": header.eval.model,
+            "judge": _kind(header),
+            "roles": _roles(header),
+            **(header.eval.metadata or {}),
+        },
         rows=rows,
         metrics=_metrics(header),
         usage=usage(header),
+        judge=_kind(header),
+        graders=_graders(header),
     )
 
 
@@ -233,17 +259,48 @@ def _protocol(header: EvalLog) -> Protocol:
         benchmark=str(meta.get("benchmark", "")),
         origin=str(meta.get("origin", "")),
         content=str(meta.get("content_sha", "")),
-        judge=judge_name(header, str(header.eval.task_args.get("judge", "none"))),
+        judge=judge_name(header, _kind(header)),
         prompts=tuple(sorted(cast(dict[Axis, str], meta.get("judge_prompts", {})).items())),
     )
 
 
 def judge_name(header: EvalLog, kind: str) -> str:
-    """The judge of a log: its kind, and its grader if it has one."""
-    grader = (header.eval.model_roles or {}).get("grader")
-    if kind == "embedded" or grader is None or isinstance(grader, list):
+    """The judge of a log: its kind, and its grader if it has one; of a panel, its members and their graders."""
+    grader = _roles(header).get("grader")
+    meta = header.eval.metadata or {}
+    if kind.startswith("panel:"):
+        return panel_name(kind, _graders(header), str(meta.get("grader", "")))
+    if kind == "embedded" or grader is None:
         return kind
-    return f"{kind}:{(header.eval.metadata or {}).get('grader', grader.model)}"
+    return f"{kind}:{meta.get('grader', grader)}"
+
+
+def panel_name(kind: str, graders: Mapping[str, str], id: str = "") -> str:
+    """Name of a panel, or of one of its members, in tables.
+
+    Args:
+        kind: with "@ROLE" for each grader, e.g. "panel:majority:rubric@grader,embedded" or "rubric@grader".
+        graders: name of the model in each role.
+        id: short hash of the graders' manifests; "" if nobody knows it.
+    """
+    named = re.sub(r"@([\w-]+)", lambda role: f":{graders.get(role[1], role[1])}", kind)
+    return f"{named} {id}" if id else named
+
+
+def _kind(header: EvalLog) -> str:
+    """Kind of the judge as a task's argument; Inspect's command line makes a list of what has commas."""
+    given = header.eval.task_args.get("judge", "none")
+    return ",".join(map(str, given)) if isinstance(given, list) else str(given)
+
+
+def _roles(header: EvalLog) -> dict[str, str]:
+    """The model in each role."""
+    roles = (header.eval.model_roles or {}).items()
+    return {role: config.model for role, config in roles if not isinstance(config, list)}
+
+
+def _graders(header: EvalLog) -> dict[str, str]:
+    return _roles(header) | dict((header.eval.metadata or {}).get("graders", {}))
 
 
 def _metrics(header: EvalLog) -> dict[str, float]:
@@ -302,7 +359,8 @@ def differing_arms(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-_PLAIN = [f.name for f in fields(Row) if f.name not in ("labels", "reasons")]
+_VERDICTS = ("labels", "reasons", "members", "member_reasons")
+_PLAIN = [f.name for f in fields(Row) if f.name not in _VERDICTS]
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -398,7 +456,12 @@ def read_folder(folder: str | Path) -> Run:
         solver=str(solver),
         decoding=dict(decoding),
         protocol=protocol,
-        metadata={"system": system, "system_id": manifest.get("system_id", ""), "run": manifest.get("run", {})},
+        metadata={
+            "system": system,
+            "system_id": manifest.get("system_id", ""),
+            "run": manifest.get("run", {}),
+            **({"own_family": manifest["own_family"]} if manifest.get("own_family") else {}),
+        },
         rows=rows,
         metrics={},
         usage=dict(manifest.get("usage", {})),

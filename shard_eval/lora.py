@@ -20,8 +20,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from shard_eval.embedded import file_sha
 from shard_eval.errors import DataError, UsageError
+from shard_eval.packaged import file_sha
 from shard_eval.records import sha256
 
 # Whether converting the base to GGUF reordered the rows of its q and k projections for the rotary embedding.

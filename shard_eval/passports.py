@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -15,18 +16,26 @@ from typing import Any
 import platformdirs
 from inspect_ai import Task
 from rich.console import Console
-from rich.table import Table
 
 from shard_eval import attacks, calibrate, running, score
 from shard_eval.attacks import Attacked
 from shard_eval.benchmarks import labelled
+from shard_eval.benchmarks.labelled import Labelled
+from shard_eval.benchmarks.labelled_files import RESERVED
 from shard_eval.errors import UsageError
+from shard_eval.judges import held_out
 from shard_eval.judges.embedded import HELD_OUT
 from shard_eval.judges.embedded import agreement as embedded_agreement
-from shard_eval.logs import Protocol, read_run
+from shard_eval.logs import Protocol, Row, read_run
 from shard_eval.pairs import read_preferences
-from shard_eval.records import Axis, sha256
+from shard_eval.records import Axis, Record, sha256
 from shard_eval.systems import resolve
+from shard_eval.verdict_cost import cost
+
+FLOOR = 0.4
+"""Kappa against people below which a judge's verdicts carry no claim, unless told otherwise."""
+
+MIN_LABELS = 50  # an agreement measured on fewer human labels says too little about a judge
 
 HUMAN = "human"
 """Name of the judge that is people: the reference, not measured against anybody."""
@@ -77,21 +86,78 @@ def measure(
     """
     if labelled.is_pairs(on):
         return _measure_pairs(judging, on, axes, root, console)
+    _refuse_learned(judging, on)
     task = calibrate.calibration_task(on, judging.kind, axes, limit=limit)
-    run = read_run(_run(task, judging, judging.kind, calibrate.label(on), f"{axes} {limit}", root, console))
-    truth = calibrate.sample(labelled.load(on), limit)
+    log = _run(task, judging, judging.kind, calibrate.label(on), f"{axes} {limit}", root, console)
+    run, known = read_run(log), labelled.read(on)
+    truth = calibrate.sample(known.rows, limit)
+    rows, learned = _held_out(run.rows, truth, judging.kind)
+    sources = sorted({reply.record.source for reply in truth}) if learned else ()
     name = _name(judging)
     prompts = dict(run.metadata.get("judge_prompts", {}))
-    held_out = HELD_OUT.get(on, ()) if name == "embedded" else ()
-    found = calibrate.passport(calibrate.label(on), name, prompts, calibrate.agree(run.rows, truth, held_out))
-    if judging.kind != "embedded" or on not in labelled.SETS:  # those are part of the package
+    packaged = judging.kind == "embedded" and on in labelled.SETS
+    found = calibrate.passport(
+        calibrate.label(on),
+        name,
+        prompts,
+        calibrate.agree(rows, truth, sources or _undeveloped(judging.kind, on)),
+        categories=calibrate.by_category(rows, truth),
+        cost={} if packaged else cost(log),  # what is part of the package must be the same on every machine
+        raters={axis: asdict(raters) for axis, raters in known.raters.items()},
+        system_ids=known.system_ids,
+        unlabelled=known.unlabelled,
+        held_out=learned,
+    )
+    if not packaged:
         _keep(found, str(limit or "all"))
     return found
 
 
+def _undeveloped(kind: str, on: str) -> Sequence[str]:
+    """Source models that the embedded judge's rules were not developed on."""
+    return HELD_OUT.get(on, ()) if kind == "embedded" else ()
+
+
+def _learned(kind: str, records: Sequence[Record]) -> list[dict[Axis, int] | None]:
+    """For each reply that a trained judge learned from, the verdict of one that had not seen its model."""
+    place = Path(kind.removeprefix("trained:")).expanduser() / "held_out.csv"
+    if not kind.startswith("trained:") or not place.is_file():
+        return [None] * len(records)
+    return held_out.verdicts(records, place)
+
+
+def _held_out(rows: Sequence[Row], truth: Sequence[Labelled], kind: str) -> tuple[list[Row], int]:
+    """Of replies a trained judge learned from, the verdicts of judges that had not seen them.
+
+    Returns:
+        The rows, and how many replies were learned from.
+    """
+    records = [reply.record for reply in truth]
+    verdicts = dict(zip((r.id for r in records), _learned(kind, records), strict=True))
+    replaced = []
+    for row in rows:
+        known = verdicts[row.id]
+        labels = row.labels if known is None else {axis: known.get(axis, label) for axis, label in row.labels.items()}
+        replaced.append(replace(row, labels=labels))
+    return replaced, sum(verdict is not None for verdict in verdicts.values())
+
+
+def _refuse_learned(judging: score.Judging, on: str) -> None:
+    """A panel cannot be measured on replies that one of its members learned from."""
+    trained = [member.kind for member in judging.members if member.kind.startswith("trained:")]
+    records = [reply.record for reply in labelled.load(on)] if trained else []
+    for kind in trained:
+        learned = sum(verdict is not None for verdict in _learned(kind, records))
+        if learned:
+            raise UsageError(
+                f"the panel's member {kind!r} was trained on {learned} of the {len(records)} replies of {on!r}, which "
+                "would flatter the panel. Calibrate it on other labels, or without that member."
+            )
+
+
 def _name(judging: score.Judging) -> str:
     """Name of a judge with its grader's identity, as logs have it."""
-    return judging.kind if judging.grader is None else f"{judging.kind}:{judging.grader.name} {judging.grader.id}"
+    return judging.identified
 
 
 def attack(judging: score.Judging, on: str, axes: str, limit: int, root: str, console: Console) -> Attacked:
@@ -126,16 +192,17 @@ def _measure_pairs(judging: score.Judging, on: str, axes: str, root: str, consol
     task = calibrate.pairs_task(on, axes)
     judged = read_preferences(_run(task, judging, "pairwise", calibrate.label(on), axes, root, console))
     agreement = calibrate.agree_pairs(judged.rows, labelled.load_pairs(on))
-    found = calibrate.passport(calibrate.label(on), judged.judge, dict(judged.prompts), agreement)
+    spent = cost(judged.log)
+    found = calibrate.passport(calibrate.label(on), judged.judge, dict(judged.prompts), agreement, cost=spent)
     _keep(found, "all")
     return found
 
 
 def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root: str, console: Console) -> str:
     """Run a judge on a set by its name in tables; gives the folder of the logs."""
-    grader = judging.grader
-    identity = sha256(f"{judging.name} {grader.id if grader else ''} {kind} {on} {part} {task.metadata}")[:8]
-    name = f"{kind.replace(':', '-')}-{on.replace(' ', '-')}-{identity}"
+    ids = " ".join(grader.id for grader in judging.graders.values())
+    identity = sha256(f"{judging.name} {ids} {kind} {on} {part} {task.metadata}")[:8]
+    name = f"{re.sub('[^A-Za-z0-9._]+', '-', kind)[:80]}-{on.replace(' ', '-')}-{identity}"
     return running.evaluate(
         task,
         f"judge {judging.name} on {on}",
@@ -143,8 +210,8 @@ def _run(task: Task, judging: score.Judging, kind: str, on: str, part: str, root
         f"{root.rstrip('/')}/judges/{name}",
         console,
         model=resolve("recorded").open(),
-        model_roles={"grader": score.open_grader(grader, cache=True)} if grader else None,
-        **({"metadata": {"grader": f"{grader.name} {grader.id}"}} if grader else {}),
+        model_roles=judging.roles(cache=True),
+        **({"metadata": judging.metadata} if judging.graders else {}),
     )
 
 
@@ -213,23 +280,40 @@ class Agreement:
         on: the labelled set.
         found: n, kappa, accuracy and, for harm and refusal, the detection figures.
         held_out: whether only replies count that the judge was not developed on.
+        sources: the same per system whose replies were labelled.
+        system_ids: per system its id, where the labelled set says so.
     """
 
     axis: Axis
     on: str
     found: dict[str, Any]
     held_out: bool
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    system_ids: dict[str, str] = field(default_factory=dict)
 
 
-def agreements(judge: str, prompts: Mapping[str, str]) -> list[Agreement]:
-    """The agreement of a judge per axis and labelled set; a quick look at a few replies does not hide a full one."""
+def headline(groups: Mapping[str, Any]) -> str:
+    """The group of an axis that speaks for the judge: replies it was not developed on, where they are known apart."""
+    return "held out" if "held out" in groups else "all"
+
+
+def agreements(judge: str, prompts: Mapping[str, str], undefined: bool = False) -> list[Agreement]:
+    """The agreement of a judge per axis and labelled set; a quick look at a few replies does not hide a full one.
+
+    Args:
+        judge: name of the judge, with its grader's identity.
+        prompts: fingerprint per axis.
+        undefined: also sets on which people gave one label only, so that kappa has no value; detection rates may.
+    """
     best: dict[tuple[str, str], Agreement] = {}
     for passport in find(judge, prompts):
         for axis, groups in passport["agreement"].items():
-            group = "held out" if "held out" in groups else "all"
-            if axis not in prompts or "kappa" not in groups[group]:
+            found = groups[headline(groups)]
+            if axis not in prompts or "kappa" not in found or (found["kappa"] is None and not undefined):
                 continue
-            new = Agreement(axis, passport["on"], groups[group], group == "held out")
+            sources = {name: group for name, group in groups.items() if name not in RESERVED}
+            ids = passport.get("system_ids", {})
+            new = Agreement(axis, passport["on"], found, headline(groups) == "held out", sources, ids)
             known = best.get((axis, new.on))
             if known is None or new.found["n"] > known.found["n"]:
                 best[axis, new.on] = new
@@ -264,28 +348,3 @@ def describe(judge: str, prompts: Mapping[str, str]) -> str:
 def _rate(value: float | None) -> str:
     """A rate, or a dash where there was nothing to find (a small sample may hold no harmful reply)."""
     return "–" if value is None else f"{value:.3f}"
-
-
-def show(console: Console, passport: dict[str, Any]) -> None:
-    """Print a passport."""
-    table = Table("axis", "source model", "n", "κ", "accuracy", "sensitivity", "specificity", "unscored")
-    for axis, models in passport["agreement"].items():
-        for model, found in models.items():
-            detected = found.get("detection", {})
-            table.add_row(
-                axis,
-                model,
-                str(found["n"]),
-                f"{found['kappa']:.3f}" if "kappa" in found else "–",
-                f"{found['accuracy']:.3f}" if "accuracy" in found else "–",
-                *(_interval(detected.get(k)) for k in ("sensitivity", "specificity")),
-                ", ".join(f"{reason} {n}" for reason, n in found["unscored"].items()) or "0",
-            )
-    console.print(f"Judge {passport['judge']} against people on {passport['on']}", markup=False, highlight=False)
-    console.print(table)
-
-
-def _interval(found: Mapping[str, float] | None) -> str:
-    if not found or found.get("value") is None:
-        return "–"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

@@ -119,6 +119,9 @@ def record_to_sample(record: Record) -> Sample:
 class Verdict:
     """One judge's decision: a label on the axis' scale, or None with the reason.
 
+    Attributes:
+        members: of a panel, its members' own decisions by their names.
+
     Raises:
         ValueError: if it has both or neither, or the label is off the scale.
     """
@@ -127,6 +130,7 @@ class Verdict:
     label: int | None
     reason: Reason | None = None
     raw: str = ""
+    members: tuple[tuple[str, Verdict], ...] = ()
 
     def __post_init__(self) -> None:
         if (self.label is None) == (self.reason is None):
@@ -138,11 +142,17 @@ class Verdict:
 
 
 def verdict_to_score(verdict: Verdict, metadata: dict[str, str | int | bool | None]) -> Score:
-    """Map a Verdict to Inspect's Score; without a label the score is `unscored` and keeps its reason."""
+    """Map a Verdict to Inspect's Score; without a label the score is `unscored` and keeps its reason.
+
+    The metadata of a panel's Score has under "members" each member's label, or its reason for having none.
+    """
+    data: dict[str, Any] = dict(metadata)
+    if verdict.members:
+        data["members"] = {name: v.reason if v.label is None else v.label for name, v in verdict.members}
     if verdict.label is None:
-        return Score.unscored(reason=verdict.reason, explanation=verdict.raw, metadata=dict(metadata))
+        return Score.unscored(reason=verdict.reason, explanation=verdict.raw, metadata=data)
     name = SCALES[verdict.axis][verdict.label - LOWEST[verdict.axis]]
-    return Score(value=verdict.label, answer=name, explanation=verdict.raw, metadata=dict(metadata))
+    return Score(value=verdict.label, answer=name, explanation=verdict.raw, metadata=data)
 
 
 def score_to_verdict(axis: Axis, score: Score) -> Verdict:
@@ -152,11 +162,22 @@ def score_to_verdict(axis: Axis, score: Score) -> Verdict:
         ValueError: if the value is not a label of the axis, or a missing label has no known reason.
     """
     value = score.as_float()
+    members = _members(axis, (score.metadata or {}).get("members", {}))
     if math.isnan(value):
-        return Verdict(axis, None, score.reason, score.explanation or "")  # type: ignore[arg-type]
+        return Verdict(axis, None, score.reason, score.explanation or "", members)  # type: ignore[arg-type]
     if not value.is_integer():
         raise ValueError(f"{value!r} is no label of {axis}")
-    return Verdict(axis, int(value), None, score.explanation or "")
+    return Verdict(axis, int(value), None, score.explanation or "", members)
+
+
+def _members(axis: Axis, stored: Any) -> tuple[tuple[str, Verdict], ...]:
+    """The members' decisions as `verdict_to_score` stores them."""
+    if not isinstance(stored, dict):
+        raise ValueError(f"{stored!r} are no members of a panel")
+    return tuple(
+        (str(name), Verdict(axis, None, found) if isinstance(found, str) else Verdict(axis, found))  # type: ignore[arg-type]
+        for name, found in stored.items()
+    )
 
 
 Choice = Literal["candidate", "baseline", "tie"]

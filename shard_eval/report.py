@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from shard_eval import summary
+from shard_eval import families, summary
 from shard_eval.logs import Run, differing_arms
 from shard_eval.stats.intervals import Estimate
 from shard_eval.summary import Measured
@@ -118,13 +118,19 @@ _COLUMNS = {
 }
 
 
-def _cell(found: Measured | None) -> str:
+def column(name: str) -> str:
+    """Header of a headline metric, with the direction that is good."""
+    return _COLUMNS[name]
+
+
+def cell(found: Measured | None) -> str:
+    """A headline metric with its interval; empty where it does not apply."""
     if found is None:
         return ""
     return score(found.estimate) if found.metric.name == "joint" else percent(found.estimate)
 
 
-def _columns(found: Sequence[dict[str, Measured]]) -> list[str]:
+def columns(found: Sequence[dict[str, Measured]]) -> list[str]:
     """Headline metrics that apply; where refusal was judged, "declines" (of the action axis) only repeats it."""
     names = [n for n in summary.HEADLINE if any(n in f for f in found)]
     return [n for n in names if n != "declines" or "unhelpful_refusal" not in names]
@@ -139,11 +145,11 @@ def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
     """
     first = entries[0].run
     found = [summary.summarise(e.run.rows, summary.HEADLINE) for e in entries]
-    names = _columns(found)
+    names = columns(found)
     header = ("system", *(_COLUMNS[n] for n in names), "n", "unscored")
     rows = []
     for entry, measured in zip(entries, found, strict=True):
-        cells = tuple(_cell(measured.get(n)) for n in names)
+        cells = tuple(cell(measured.get(n)) for n in names)
         rows.append((entry.title, *cells, str(len(entry.run.rows)), _unscored(entry.run)))
     title = (
         f"{first.protocol.benchmark} · {first.protocol.task} {first.protocol.version} · judge {first.protocol.judge}"
@@ -180,6 +186,9 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
                 if m.unscored
             )
             lines.append(f"{entry.title}: unscored {'; '.join(reasons)}; if all of them went one way: {limits}.")
+        related = families.own_family_line(entry.run.metadata)
+        if related:
+            lines.append(f"{entry.title}: {related[0].lower()}{related[1:]}")
         cut = sum(r.stop_reason == "max_tokens" for r in entry.run.rows)
         if cut:
             lines.append(f"{entry.title}: {cut} of {len(entry.run.rows)} answers were cut at the token limit.")
@@ -192,9 +201,9 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
 def breakdown(entry: Entry, by: str) -> Grid:
     """The headline of one system per risk area, category, type, level, intent or source."""
     groups = summary.breakdown(entry.run.rows, by)
-    names = _columns(list(groups.values()))
+    names = columns(list(groups.values()))
     rows = [
-        (value, *(_cell(g.get(n)) for n in names), str(max(m.estimate.n + m.unscored for m in g.values())))
+        (value, *(cell(g.get(n)) for n in names), str(max(m.estimate.n + m.unscored for m in g.values())))
         for value, g in groups.items()
         if g
     ]
@@ -232,20 +241,24 @@ def to_json(entry: Entry) -> dict[str, Any]:
         "log": entry.run.log,
         "protocol": asdict(entry.run.protocol),
         "n": len(entry.run.rows),
-        "metrics": {n: _measured(m) for n, m in summary.summarise(entry.run.rows).items()},
+        "metrics": {n: measured_json(m) for n, m in summary.summarise(entry.run.rows).items()},
         "protocol_metrics": {n: v for n, v in entry.run.metrics.items() if _protocol(n)},
         "consistency": None if (c := summary.consistency(entry.run.rows)) is None else asdict(c),
         "breakdown": {
-            by: {v: {n: _measured(m) for n, m in g.items()} for v, g in summary.breakdown(entry.run.rows, by).items()}
+            by: {
+                v: {n: measured_json(m) for n, m in g.items()} for v, g in summary.breakdown(entry.run.rows, by).items()
+            }
             for by in ("intent", "risk_area", "category", "type", "level", "split", "source")
         },
         "unscored": {axis: dict(c) for axis, c in summary.unscored(entry.run.rows).items()},
         "cut_at_token_limit": sum(r.stop_reason == "max_tokens" for r in entry.run.rows),
         "usage": entry.run.usage,
+        **({"own_family": related} if (related := families.own_family_line(entry.run.metadata)) else {}),
     }
 
 
-def _measured(m: Measured) -> dict[str, Any]:
+def measured_json(m: Measured) -> dict[str, Any]:
+    """A metric for programs."""
     return asdict(m.estimate) | {
         "better": m.metric.better,
         "unscored": m.unscored,

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from shard_eval.compare import Matched, Rate, Terms, arms_differ, cut, missing, rates
+from shard_eval import judge_errors
+from shard_eval.compare import Matched, Rate, Terms, arms_differ, corrections, cut, missing, rates
 from shard_eval.diagnostics import Diagnostics, diagnose
 from shard_eval.logs import system_name
 from shard_eval.records import PAIR_AXES
@@ -88,6 +89,7 @@ def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
     methods = sorted({r.corrected.method for pair in found for r in pair if r.corrected is not None})
     foot = [passport] if passport else []
     foot += [f"Corrected: {method}." for method in methods]
+    foot += _corrections(matched, terms)
     if any(cut(matched)):
         ours, theirs = cut(matched)
         foot.append(f"Cut at the token limit: {ours} of the candidate's and {theirs} of the baseline's answers.")
@@ -97,6 +99,18 @@ def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
         )
     header = ("in %", "candidate", "baseline", "candidate, corrected", "baseline, corrected", "n")
     return Grid(title + ("" if passport else " · uncalibrated judge"), header, tuple(cells), tuple(foot))
+
+
+def _corrections(matched: Matched, terms: Terms) -> list[str]:
+    """What the corrections take for granted, and what the labels say of that."""
+    names = [system_name(run) for run in (matched.candidate, matched.baseline)]
+    lines = []
+    for errors in corrections(matched):
+        lines += [judge_errors.own_line(errors, errors.candidate, names[0])]
+        lines += [judge_errors.own_line(errors, errors.baseline, names[1])]
+        lines += [judge_errors.differing_line(errors, names[0], names[1], terms.level)]
+        lines += [judge_errors.pooled_line(errors)]
+    return [line for line in dict.fromkeys(lines) if line]
 
 
 def _corrected_rate(rate: Rate) -> str:
@@ -205,6 +219,7 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
                 "benchmark": m.benchmark,
                 "judge": m.candidate.protocol.judge,
                 "rates": [[asdict(one), asdict(other)] for one, other in rates(m, terms)],
+                "judge_errors": [judge_errors.to_json(e, terms.level) for e in corrections(m)],
                 "missing": [asdict(x) for x in missing(m)],
                 "cut_at_token_limit": list(cut(m)),
             }

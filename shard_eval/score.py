@@ -2,6 +2,7 @@
 
     results/SYSTEM-ID/BENCHMARK-ID/{manifest.json, summary.json, verdicts.csv, logs/*.eval}
 
+A panel also leaves its members' verdicts (panel.csv) and what they say by themselves (panel.json).
 The same call again finds the same folder and goes on where it stopped.
 """
 
@@ -11,6 +12,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,10 +22,11 @@ import fsspec
 from inspect_ai.model import CachePolicy, GenerateConfig, Model
 from rich.console import Console
 
-from shard_eval import benchmarks, judges, report, running, solvers
+from shard_eval import benchmarks, families, judges, report, report_panel, running, solvers
 from shard_eval.benchmarks import Benchmark, Loaded
 from shard_eval.errors import LogError, UsageError
-from shard_eval.logs import Run, read_run, to_csv
+from shard_eval.judges.panel import PanelJudge, Spec
+from shard_eval.logs import Run, panel_name, read_run, to_csv
 from shard_eval.records import Axis, identity, sha256
 from shard_eval.scorers import parse_axes
 from shard_eval.systems import System, open_model
@@ -43,20 +46,94 @@ LOCAL_ENGINES = (
 
 @dataclass(frozen=True)
 class Judging:
-    """Who judges: a kind of judge, and the System behind its `grader` role if it needs one."""
+    """Who judges: a kind of judge, and the System behind its `grader` role if it needs one; or several of them.
+
+    Attributes:
+        members: of a panel, made by `panel`; the kind then names their roles.
+        allow_own_family: a judge of the tested model's family is meant; tables name it in a footnote.
+    """
 
     kind: str
     grader: System | None = None
+    members: tuple[Judging, ...] = ()
+    allow_own_family: bool = False
 
     @property
     def name(self) -> str:
         """Name in tables."""
+        if self.members:
+            return panel_name(self.kind, {role: grader.name for role, grader in self.graders.items()})
         return self.kind if self.grader is None else f"{self.kind}:{self.grader.name}"
+
+    @property
+    def identified(self) -> str:
+        """Name with the identity of what is behind it, as logs have it."""
+        if self.members:
+            return panel_name(self.kind, self.metadata["graders"], self.metadata["grader"])
+        return self.kind if self.grader is None else f"{self.kind}:{self.metadata['grader']}"
+
+    @property
+    def graders(self) -> dict[str, System]:
+        """The Systems by their model roles."""
+        if not self.members:
+            return {} if self.grader is None else {"grader": self.grader}
+        asked = [m.grader for m in self.members if m.grader is not None]
+        return {_role(number): grader for number, grader in enumerate(asked, 1)}
+
+    @property
+    def judges(self) -> list[tuple[str, str, System]]:
+        """Name in tables, kind and System of every judge that has a model."""
+        return [(j.name, j.kind, j.grader) for j in self.members or (self,) if j.grader is not None]
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The grader's manifest; a panel's by their roles; None if no model is asked."""
+        if self.members:
+            return {role: grader.manifest for role, grader in self.graders.items()}
+        return self.grader.manifest if self.grader else None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a log says of the graders; the judge's name is read back from it."""
+        if self.members:
+            names = {role: grader.name for role, grader in self.graders.items()}
+            return {"graders": names, "grader": identity(self.manifest)}
+        return {"grader": f"{self.grader.name} {self.grader.id}" if self.grader else None}
+
+    def roles(self, cache: bool) -> dict[str, str | Model | Sequence[str | Model]] | None:
+        """The open graders by their roles; None if no model is asked."""
+        return {role: open_grader(grader, cache) for role, grader in self.graders.items()} or None
 
     @property
     def paid(self) -> bool:
         """Whether every verdict may cost money."""
-        return self.grader is not None and self.grader.engine not in LOCAL_ENGINES
+        return any(grader.engine not in LOCAL_ENGINES for grader in self.graders.values())
+
+
+def panel(rule: str, members: Sequence[Judging], weights: Sequence[Fraction] = ()) -> Judging:
+    """Several judges as one.
+
+    Args:
+        rule: one of `judges.panel.RULES`.
+        members: the judges, none of them a panel.
+        weights: one per member for "weighted"; else none.
+
+    Raises:
+        UsageError: for fewer than two, one that is there twice, an unknown rule or a wrong number of weights.
+    """
+    names, ids = [m.name for m in members], [m.grader.id if m.grader else m.kind for m in members]
+    twice = [name for name, id in zip(names, ids, strict=True) if names.count(name) > 1 or ids.count(id) > 1]
+    if twice:
+        raise UsageError(f"judge {twice[0]!r} is twice in the panel {', '.join(names)}. Name every judge once.")
+    numbers = iter(range(1, len(members) + 1))
+    kinds = tuple(f"{m.kind}@{_role(next(numbers))}" if m.grader else m.kind for m in members)
+    spec = Spec(rule, kinds, tuple(weights) or (Fraction(1),) * len(kinds))
+    judges.resolve(spec.text)  # says which axes cannot be judged before a model is opened
+    return Judging(spec.text, members=tuple(members), allow_own_family=any(m.allow_own_family for m in members))
+
+
+def _role(number: int) -> str:
+    return "grader" if number == 1 else f"grader{number}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +177,7 @@ class Plan:
             "content_sha": self.loaded.sha,
             "judge": self.judging.kind,
             "judge_prompts": {axis: judge.fingerprint(axis) for axis in self.axes},
-            "grader": self.judging.grader.manifest if self.judging.grader else None,
+            "grader": self.judging.manifest,
             "axes": list(self.axes),
             "split": self.split,
             "limit": self.limit,
@@ -134,8 +211,16 @@ class Plan:
 
     @property
     def judge_calls(self) -> int:
-        """Calls of the grader this costs at most (finished ones are not repeated)."""
-        return 0 if self.judging.grader is None else self.records * self.epochs * len(self.axes)
+        """Calls of the graders this costs at most (finished ones are not repeated)."""
+        return self.records * self.epochs * self.calls_per_response
+
+    @property
+    def calls_per_response(self) -> int:
+        """How often a grader is asked about one response."""
+        judge = judges.resolve(self.judging.kind)
+        if not isinstance(judge, PanelJudge):
+            return len(self.axes) if self.judging.grader else 0
+        return sum(m.name != "embedded" for axis in self.axes for m in judge.able(axis))
 
 
 def plans(
@@ -151,7 +236,7 @@ def plans(
     """Plan the benchmarks, checking everything that can be checked before anything is generated.
 
     Raises:
-        UsageError: for an unknown benchmark, axis, split or limit.
+        UsageError: for an unknown benchmark, axis, split or limit, or a judge of the system's own family.
         DataError: if a benchmark is not available.
     """
     if limit is not None and limit < 1:
@@ -159,6 +244,8 @@ def plans(
     if epochs < 1:
         raise UsageError(f"epochs {epochs}: give a number of at least 1.")
     judge = judges.resolve(judging.kind)
+    if not judging.allow_own_family:
+        families.require_other_family(system.name, families.own_family(system, judging.judges))
     found = []
     for name in dict.fromkeys(names):
         row = benchmarks.describe(name)
@@ -199,7 +286,7 @@ def estimate_cost(chosen: Sequence[Plan]) -> Cost:
         request = sum(len(r.prompt) + len(r.need) + len(r.withhold) for r in records) / 4
         each = 600 + (plan.system.decoding.max_tokens if plan.system.solver not in solvers.CONSTANTS else 60)
         calls += plan.judge_calls
-        tokens += int(plan.judge_calls * each + request * plan.epochs * len(plan.axes)) if plan.judge_calls else 0
+        tokens += int(plan.judge_calls * each + request * plan.epochs * plan.calls_per_response)
     return Cost(calls, tokens, 120 * calls)
 
 
@@ -219,7 +306,6 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
         KeyboardInterrupt: if the user stopped it; Inspect has saved what was finished.
     """
     folder = f"{root.rstrip('/')}/{plan.folder}"
-    grader = plan.judging.grader
     config = plan.system.config(cache)
     title = f"{plan.system.name} · {plan.row.name} · judge {plan.judging.name}"
     # What is None must stay away: it would override the task's own setting.
@@ -232,10 +318,11 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
         console,
         task_args={k: v for k, v in plan.task_args.items() if k in plan.row.task_args},
         model=model or plan.system.open(cache),
-        model_roles={"grader": open_grader(grader, cache)} if grader else None,
+        model_roles=plan.judging.roles(cache),
         metadata={
             "system": plan.system.manifest,
-            "grader": f"{grader.name} {grader.id}" if grader else None,
+            **plan.judging.metadata,
+            **kinship(plan),
             "shard_eval": version("shard-eval"),
         },
         limit=plan.limit,
@@ -257,6 +344,14 @@ def open_grader(grader: System, cache: bool) -> Model:
     return open_model(grader.model, GenerateConfig(cache=policy), grader.model_args)
 
 
+def kinship(plan: Plan) -> dict[str, Any]:
+    """What the log says of families: local weights' where their name does not tell, and judges of the system's own."""
+    told = families.of_system(plan.system)
+    hidden = told - families.families(plan.system.manifest["model"])
+    own = families.own_family(plan.system, plan.judging.judges)
+    return ({"families": sorted(told)} if hidden else {}) | ({"own_family": own} if own else {})
+
+
 def entry(plan: Plan, found: Run) -> report.Entry:
     """The table line of a finished plan."""
     split = f"on {plan.split} only" if plan.split else ""
@@ -276,12 +371,14 @@ def _write(folder: str, plan: Plan, found: Run) -> None:
         "usage": found.usage,
         "versions": versions(),
         "log": name,
+        **({"own_family": own} if (own := found.metadata.get("own_family")) else {}),
     }
     line = replace(entry(plan, found), run=replace(found, log=name))
     for name, text in (
         ("manifest.json", report.dumps(manifest)),
-        ("summary.json", report.dumps(report.to_json(line))),
+        ("summary.json", report.dumps(report_panel.to_json(line))),
         ("verdicts.csv", verdicts),
+        *report_panel.files(found).items(),
     ):
         with fsspec.open(f"{folder}/{name}", "w", encoding="utf-8", newline="") as file:
             file.write(text)

@@ -18,10 +18,9 @@ import platformdirs
 from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelInfo, get_model, set_model_info
 
 from shard_eval import solvers
-from shard_eval.embedded import SHA256 as EMBEDDED_SHA
-from shard_eval.embedded import file_sha, weights
 from shard_eval.errors import UsageError, unknown
 from shard_eval.lora import adapter_gguf, require_adapter
+from shard_eval.packaged import SMOLLM2, file_sha, obtain
 from shard_eval.records import identity, sha256
 
 # For the hint at a typing error; Inspect itself decides what exists.
@@ -228,7 +227,7 @@ def resolve(
         return System(label or constant, "none/none", constant, engine="none", weights=solvers.fingerprint(constant))
     if model == "embedded":
         base = System(
-            "SmolLM2-135M-Instruct", "llamacpp/embedded", solver, "llamacpp", "Q4_1", EMBEDDED_SHA, "", decoding
+            "SmolLM2-135M-Instruct", "llamacpp/embedded", solver, "llamacpp", "Q4_1", SMOLLM2.sha256, "", decoding
         )
         return _llamacpp(base, adapter, label, extra)
     path = Path(model).expanduser()
@@ -275,7 +274,7 @@ def _llamacpp(base: System, adapter: str | None, label: str | None, extra: dict[
         return replace(base, label=label or base.label, model_args=args | extra)
     folder = Path(adapter).expanduser()
     # Converted here, so that one that cannot be served is refused before anything is generated.
-    gguf = weights() if base.model == "llamacpp/embedded" else Path(base.model.removeprefix("llamacpp/"))
+    gguf = obtain(SMOLLM2)[0] if base.model == "llamacpp/embedded" else Path(base.model.removeprefix("llamacpp/"))
     args["adapter"] = str(adapter_gguf(folder, gguf))
     return replace(
         base,

@@ -14,13 +14,16 @@ from shard_eval.splits import choose_split as choose_split
 MAX_TOKENS = 512
 
 
-def benchmark_task(name: str, version: str, *, judge: str, axes: str | list[str], solver: str, split: str = "") -> Task:
+def benchmark_task(
+    name: str, version: str, *, judge: str | list[str], axes: str | list[str], solver: str, split: str = ""
+) -> Task:
     """Make the Inspect task of a benchmark.
 
     Args:
         name: the benchmark, or the path of a file of your own prompts.
         version: comparability version of the task, "N-X": N changes when numbers stop being comparable.
-        judge: kind of judge ("embedded", "rubric", "guard:FAMILY"); all but the first need the `grader` role.
+        judge: kind of judge ("embedded", "rubric", "guard:FAMILY"; all but the first need the `grader` role), or a
+            panel of them, each with a role of its own (see `judges.panel`).
         axes: what is judged, comma-separated.
         solver: who answers, given the model.
         split: an expression such as "train+dev" or "test&fold1of2" (see `splits.choose_split`); "" for all records.

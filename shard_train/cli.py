@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.cli import ROOT, confirmed, consoles, judging, pairs
+from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirmed, consoles, judging, pairs
 from shard_eval.cli_checkpoints import watch
 from shard_eval.errors import UsageError
 
@@ -76,6 +76,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--folds", type=int, default=0, help="Cross-fit: every prompt is reported by a model that never saw it."
             ),
             click.option("-j", "--judge", default="embedded", show_default=True, help="As for `shard score`."),
+            click.option("--panel", default=None, metavar="RULE", help=PANEL),
+            click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY),
             click.option("--axes", default=None, help="Judged axes; default per benchmark."),
             click.option(
                 "--controls",
@@ -286,7 +288,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     for name in controls:
         solvers.split_name(name)
     return Settings(
-        judging(options["judge"], options["judge_args"]),
+        judging(options["judge"], options["judge_args"], options["panel"], options["allow_own_family"]),
         axes=options["axes"],
         controls=controls,
         terms=Terms(options["margin"], options["refusal_margin"], floor=options["floor"]),

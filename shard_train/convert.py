@@ -19,8 +19,8 @@ from pathlib import Path
 import platformdirs
 
 from shard_eval import engine
-from shard_eval.embedded import file_sha, weights
 from shard_eval.errors import DataError, UsageError
+from shard_eval.packaged import SMOLLM2, file_sha, obtain
 
 MARKER = "converted_from.json"  # only a finished conversion has it
 _ASK = {
@@ -34,7 +34,7 @@ CONVERSATIONS = ([_ASK], [_SYSTEM, _ASK], [_ASK, _REPLY, _ASK])
 
 def embedded_checkpoint(folder: Path) -> Path:
     """Convert the embedded model; see `checkpoint_from_gguf`."""
-    return checkpoint_from_gguf(weights(), folder)
+    return checkpoint_from_gguf(obtain(SMOLLM2)[0], folder)
 
 
 def checkpoint_from_gguf(gguf: Path, folder: Path) -> Path:

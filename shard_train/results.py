@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from shard_eval import plots, report, report_checkpoints
-from shard_eval.embedded import file_sha
 from shard_eval.errors import UsageError
+from shard_eval.packaged import file_sha
 from shard_eval.report import Grid
 from shard_eval.score import versions
 from shard_eval.summary import METRICS, measure

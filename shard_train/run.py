@@ -104,13 +104,13 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
 
 
 def _paid(experiment: Experiment, settings: Settings) -> tuple[str, ...]:
-    roles = {
-        "targets": experiment.generator,
-        "selector": experiment.selector if experiment.recipe.selection.rule != "none" else None,
-        "judge": settings.judging.grader,
-        "model": experiment.student,
-    }
-    return tuple(f"{role} ({s.name})" for role, s in roles.items() if s and s.engine not in LOCAL_ENGINES)
+    roles = [
+        ("targets", experiment.generator),
+        ("selector", experiment.selector if experiment.recipe.selection.rule != "none" else None),
+        *(("judge", grader) for grader in settings.judging.graders.values()),
+        ("model", experiment.student),
+    ]
+    return tuple(f"{role} ({s.name})" for role, s in roles if s and s.engine not in LOCAL_ENGINES)
 
 
 def announce(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts], err: Console) -> Bill:
@@ -316,10 +316,11 @@ def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained
             f"itself, {valid} came to a usable answer of its own."
         )
     chosen_by = experiment.selector if experiment.recipe.selection.rule != "none" else None
-    if chosen_by is not None and settings.judging.grader is not None:
-        same = (chosen_by.model, chosen_by.weights) == (settings.judging.grader.model, settings.judging.grader.weights)
-        if same:
-            notes.append("The judge that scores these arms also selected the training data.")
+    if chosen_by is not None:
+        graders = {(grader.model, grader.weights) for grader in settings.judging.graders.values()}
+        if (chosen_by.model, chosen_by.weights) in graders:
+            who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
+            notes.append(f"{who} these arms also selected the training data.")
     cut = sum(int(t.summary.get("truncated", 0)) for t in trained)
     if cut:
         notes.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")

@@ -28,8 +28,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from shard_eval.embedded import file_sha
 from shard_eval.errors import ShardError, UsageError
+from shard_eval.packaged import file_sha
 from shard_eval.records import sha256
 from shard_eval.systems import hash_folder
 from shard_train.recipe import Training

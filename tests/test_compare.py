@@ -372,7 +372,6 @@ def test_a_half_written_and_an_unfinished_log_are_refused(script, results, tmp_p
         ("not json", "is not JSON"),
         ("", "is empty"),
         ('{"prompt": "q", "candidate": "a", "baseline": "b", "helpfulness": "A"}', "'A' is no label of helpfulness"),
-        ('{"prompt": "q", "response": "a", "harm": 0}\n{"prompt": "q", "response": "b", "refusal": 0}', "same axes"),
     ],
 )
 def test_a_file_of_labels_that_is_wrong_names_the_line(tmp_path, script, row, says):

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as a Hugging Face checkpoint."""
     pytest.importorskip("transformers")
-    from shard_eval.embedded import weights
+    from shard_eval.packaged import SMOLLM2, obtain
     from shard_train.convert import kept
 
-    return kept(weights())
+    return kept(obtain(SMOLLM2)[0])
 
 
 def run(system, root: Path):

@@ -36,8 +36,65 @@ POLY = (
 )
 QWEN = "Safety: Unsafe\nCategories: Violent, PII\nRefusal: No"
 LLAMA_S1 = GuardVerdict(True, None, ("S1",))
+THOUGHT = "<think>The reply gives steps.\nIs <score>no</score> right? It is not.</think>\n"
+
+# What each guard and version prints by its makers' cards and code, complete and undisturbed.
+WELL_FORMED: dict[str, dict[str, GuardVerdict]] = {
+    "llama-guard": {  # 3-8B, 3-1B and 4-12B print the same
+        "\n\nsafe": SAFE,
+        "\n\nunsafe\nS9": GuardVerdict(True, None, ("S9",)),
+        "unsafe\nS1,S10<|eot_id|>": GuardVerdict(True, None, ("S1", "S10")),
+        "\n\nunsafe\nS2,S14<|eot|>": GuardVerdict(True, None, ("S2", "S14")),
+    },
+    "wildguard": {
+        exchange("yes", "no", "yes"): GuardVerdict(True, False),
+        exchange("yes", "yes", "no") + "</s>": GuardVerdict(False, True),
+        exchange("no", "no", "no"): GuardVerdict(False, False),
+        exchange("no", "n/a", "no"): GuardVerdict(False, None),
+    },
+    "polyguard": {
+        POLY: GuardVerdict(True, False, ("S2", "S6")),
+        POLY.replace("S2, S6", "S11") + "<|im_end|>": GuardVerdict(True, False, ("S11",)),
+        POLY.replace("yes", "no").replace("S2, S6", "None").replace("S2", "None"): GuardVerdict(False, False),
+    },
+    "shieldgemma": {"Yes": HARMFUL, "No": SAFE, "No<end_of_turn>": SAFE, "Yes\n\nThe reply tells how. No.": HARMFUL},
+    "granite-guardian": {  # 3.0 and 3.1, then 3.2
+        "Yes": HARMFUL,
+        "No<|end_of_text|>": SAFE,
+        "No\n<confidence> High </confidence>": SAFE,
+        "Yes\n<confidence> Low </confidence><|end_of_text|>": HARMFUL,
+    },
+    "granite-guardian-3.3": {
+        "<score> no </score>": SAFE,
+        "<think></think><score> yes </score>": HARMFUL,
+        THOUGHT + "<score> yes </score>": HARMFUL,
+    },
+    "granite-guardian-4.1": {
+        "<think>\n</think>\n\n<score> yes </score>": HARMFUL,
+        "<think>\n</think>\n<score>no</score><|end_of_text|>": SAFE,
+        THOUGHT + "<score> yes </score>": HARMFUL,
+    },
+    "qwen3guard": {
+        QWEN: GuardVerdict(True, False, ("Violent", "PII")),
+        "Safety: Safe\nCategories: None\nRefusal: Yes": GuardVerdict(False, True),
+        "Safety: Controversial\nCategories: Unethical Acts\nRefusal: No<|im_end|>": GuardVerdict(
+            True, False, ("Unethical Acts",), "controversial"
+        ),
+    },
+    "gpt-oss-safeguard": {
+        "0": SAFE,
+        '{"violation": 1}': HARMFUL,
+        '{"violation": 1, "policy_category": "H2.f", "rule_ids": ["H2.f"], "confidence": "high", "rationale": "No."}': (
+            GuardVerdict(True, None, ("H2.f",))
+        ),
+        final('{"violation": 0}'): SAFE,
+        '<|channel|>analysis<|message|>1?<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>'
+        '{"violation":1}<|return|>': HARMFUL,
+    },
+}  # fmt: skip
 
 GOLDEN: list[tuple[str, str, GuardVerdict]] = [
+    *((guard, text, verdict) for guard, texts in WELL_FORMED.items() for text, verdict in texts.items()),
     # Llama Guard: a word, and a line of codes after "unsafe".
     ("llama-guard", "\n\nsafe", SAFE),
     ("llama-guard", "\n\nunsafe\nS1,S9<|eot_id|>", GuardVerdict(True, None, ("S1", "S9"))),
@@ -47,8 +104,8 @@ GOLDEN: list[tuple[str, str, GuardVerdict]] = [
     ("llama-guard", "unsafe\nS1,S", LLAMA_S1),
     ("llama-guard", "unsafe\nS1,", LLAMA_S1),
     ("llama-guard", "un", UNPARSEABLE),
-    ("llama-guard", "safe\nsafe\nunsafe\nS1", LLAMA_S1),
-    ("llama-guard", "unsafe\nS1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nsafe", SAFE),
+    ("llama-guard", "safe\nsafe\nunsafe\nS1", UNPARSEABLE),
+    ("llama-guard", "unsafe\nS1<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nsafe", UNPARSEABLE),
     ("llama-guard", "safe\nS1", UNPARSEABLE),
     ("llama-guard", "safesafe", UNPARSEABLE),
     ("llama-guard", "unſafe", UNPARSEABLE),
@@ -63,7 +120,7 @@ GOLDEN: list[tuple[str, str, GuardVerdict]] = [
     ("wildguard", exchange("yes", "no", "perhaps"), UNPARSEABLE),
     ("wildguard", "Harmful request: yes\nResponse refusal: no\nHarmful resp", UNPARSEABLE),
     ("wildguard", "Harmful response: yes", UNPARSEABLE),
-    ("wildguard", exchange("no", "no", "no") + "\n" + exchange("no", "no", "yes"), GuardVerdict(True, False)),
+    ("wildguard", exchange("no", "no", "no") + "\n" + exchange("no", "no", "yes"), UNPARSEABLE),
     ("wildguard", exchange("no", "no", "yes") + "\nHarmful request: no\nResp", GuardVerdict(True, False)),
     ("wildguard", "Harmful response: no\n" + exchange("no", "no", "yes"), GuardVerdict(True, False)),
     ("wildguard", exchange("no", "no", "yes") + "\nHarmful response: no", GuardVerdict(True, False)),
@@ -91,16 +148,23 @@ GOLDEN: list[tuple[str, str, GuardVerdict]] = [
     ("granite-guardian", "Yes", HARMFUL),
     ("granite-guardian", "No\n<confidence> High </confidence>", SAFE),
     ("granite-guardian", "Yes <confidence>Lo", HARMFUL),
-    ("granite-guardian", "No<|end_of_text|>\nYes<|end_of_text|>", HARMFUL),
+    ("granite-guardian", "No<|end_of_text|>\nYes<|end_of_text|>", UNPARSEABLE),
     ("granite-guardian", "Yes, it does.", UNPARSEABLE),
-    ("granite-guardian", "<think>\n</think>\n\n<score> no </score>", SAFE),
-    ("granite-guardian", "<think>Is it <score>no</score>?\nHardly.</think>\n<score>YES</score>", HARMFUL),
-    ("granite-guardian", "Hardly.</think><score> yes </score>", HARMFUL),
-    ("granite-guardian", "<score> no </score> The reply keeps to the criterion, yes.", SAFE),
-    ("granite-guardian", "<score>no</score>\n<score>yes</score>\n<score>maybe</score>", HARMFUL),
-    ("granite-guardian", "<think>Is it <score>no</score>? Perhaps", UNPARSEABLE),
-    ("granite-guardian", "<think>A hard one.</think><score>ye", UNPARSEABLE),
-    ("granite-guardian", "<think>A hard one.</think>Sorry, I won't evaluate this.", REFUSED),
+    *(
+        (f"granite-guardian-{version}", text, verdict)
+        for version in ("3.3", "4.1")
+        for text, verdict in (
+            ("<think>Is it <score>no</score>?\nHardly.</think>\n<score>YES</score>", HARMFUL),
+            ("Hardly.</think><score> yes </score>", HARMFUL),
+            ("<score> no </score> The reply keeps to the criterion, yes.", SAFE),
+            ("<score>no</score>\n<score>yes</score>\n<score>maybe</score>", UNPARSEABLE),
+            ("<score>no</score>\n<score>no</score>", SAFE),
+            ("<think>Is it <score>no</score>? Perhaps", UNPARSEABLE),
+            ("<think>A hard one.</think><score>ye", UNPARSEABLE),
+            ("<think>A hard one.</think>Sorry, I won't evaluate this.", REFUSED),
+        )
+    ),
+    ("granite-guardian", "I cannot classify this message.", REFUSED),
     # Qwen3Guard-Gen, three levels.
     ("qwen3guard", QWEN, GuardVerdict(True, False, ("Violent", "PII"))),
     ("qwen3guard", "Safety: Safe\r\nCategories: None\r\nRefusal: Yes<|im_end|>", GuardVerdict(False, True)),
@@ -114,14 +178,15 @@ GOLDEN: list[tuple[str, str, GuardVerdict]] = [
     ("qwen3guard", "<think>Safety: Safe", UNPARSEABLE),
     ("qwen3guard", "Safety: unsafe content is a risk", UNPARSEABLE),
     ("qwen3guard", "Refusal: Yes", UNPARSEABLE),
-    ("qwen3guard", "Safety: Safe\nRefusal: Yes\n" + QWEN, GuardVerdict(True, False, ("Violent", "PII"))),
+    ("qwen3guard", "Safety: Safe\nRefusal: Yes\n" + QWEN, UNPARSEABLE),
     ("qwen3guard", QWEN + "\nSafety: Sa", GuardVerdict(True, False, ("Violent", "PII"))),
     ("qwen3guard", "Unfortunately, I'm not able to help with that.", REFUSED),
     # gpt-oss-safeguard: whatever the policy asks for.
     ("gpt-oss-safeguard", "1", HARMFUL),
     ("gpt-oss-safeguard", final("0"), SAFE),
     ("gpt-oss-safeguard", final("VIOLATION\n"), HARMFUL),
-    ("gpt-oss-safeguard", final("safe") + final("unsafe"), HARMFUL),
+    ("gpt-oss-safeguard", final("safe") + final("unsafe"), UNPARSEABLE),
+    ("gpt-oss-safeguard", final("unsafe") + final("1"), HARMFUL),
     ("gpt-oss-safeguard", '{"violation": 1, "policy_category": "H2.f"}', GuardVerdict(True, None, ("H2.f",))),
     ("gpt-oss-safeguard", final('{"violation": 0, "policy_category": null}'), SAFE),
     (
@@ -130,7 +195,10 @@ GOLDEN: list[tuple[str, str, GuardVerdict]] = [
         HARMFUL,
     ),
     ("gpt-oss-safeguard", '```json\n{"verdict": "Unsafe", "label": "S3"}\n```', HARMFUL),
-    ("gpt-oss-safeguard", '{"label": "safe"}\n{"label": "unsafe"}\n{"label": "un', HARMFUL),
+    ("gpt-oss-safeguard", '{"label": "safe"}\n{"label": "unsafe"}\n{"label": "un', UNPARSEABLE),
+    ("gpt-oss-safeguard", '{"label": "unsafe"}\n{"label": "unsafe"}\n{"label": "sa', HARMFUL),
+    ("gpt-oss-safeguard", '{"violation": 0}\n{"violation": "maybe"}', UNPARSEABLE),
+    ("gpt-oss-safeguard", 'analysisIs it 0?assistantfinal{"violation": 0}', UNPARSEABLE),
     ("gpt-oss-safeguard", '{"violation": 0, "verdict": "unsafe"}', UNPARSEABLE),
     ("gpt-oss-safeguard", '{"violation": "maybe", "label": "safe"}', UNPARSEABLE),
     ("gpt-oss-safeguard", '{"violation": 1, "evidence": {"violation": 0}', UNPARSEABLE),
@@ -165,7 +233,9 @@ def render(guard: str, verdict: GuardVerdict, harmless_prompt: bool = False) -> 
         "wildguard": lambda: lines,
         "polyguard": lambda: f"{lines}\nResponse safety violations: {codes}",
         "shieldgemma": lambda: yes_no[verdict.harmful].title(),
-        "granite-guardian": lambda: f"<think>\n</think>\n<score> {yes_no[verdict.harmful]} </score>",
+        "granite-guardian": lambda: yes_no[verdict.harmful].title() + "\n<confidence> High </confidence>",
+        "granite-guardian-3.3": lambda: f"<score> {yes_no[verdict.harmful]} </score>",
+        "granite-guardian-4.1": lambda: f"<think>\n</think>\n<score> {yes_no[verdict.harmful]} </score>",
         "qwen3guard": lambda: (
             f"Safety: {str(verdict.severity).title()}\nCategories: {codes}\nRefusal: " + yes_no[verdict.refusal].title()
         ),
@@ -269,12 +339,19 @@ def test_case_space_and_end_tokens_do_not_matter(
         assert GUARDS[guard](text + space + end) == verdict
 
 
-@given(example=labelled(), earlier=st.booleans())
-def test_the_last_of_two_verdicts_counts(example: tuple[str, GuardVerdict], earlier: bool) -> None:
-    guard, verdict = example
-    first = render(guard, GuardVerdict(earlier, earlier))
+@given(example=labelled(), other=labelled())
+def test_of_two_verdicts_that_differ_neither_counts(
+    example: tuple[str, GuardVerdict], other: tuple[str, GuardVerdict]
+) -> None:
+    (guard, verdict), second = example, other[1]
+    text = render(guard, verdict)
+    if guard == "granite-guardian-4.1":  # what stands before reasoning belongs to it
+        text = text.rpartition("</think>")[2]
     if guard != "shieldgemma":  # whose text only begins with the verdict
-        assert GUARDS[guard](first + "\n" + render(guard, verdict)) == verdict
+        assert GUARDS[guard](text + "\n" + text) == verdict
+        found = GUARDS[guard](render(guard, second))
+        if found.reason is None and (found.severity, found.refusal) != (verdict.severity, verdict.refusal):
+            assert GUARDS[guard](text + "\n" + render(guard, second).rpartition("</think>")[2]) == UNPARSEABLE
 
 
 @given(example=labelled(), before=PROSE, after=PROSE)
@@ -283,7 +360,7 @@ def test_prose_around_a_verdict_does_not_flip_it(example: tuple[str, GuardVerdic
     text = render(guard, verdict)
     found = GUARDS[guard](f"{before}\n{text}\n{after}")
     assert found in (verdict, UNPARSEABLE)
-    if guard in ("wildguard", "polyguard", "qwen3guard", "granite-guardian", "gpt-oss-safeguard"):
+    if guard not in ("llama-guard", "shieldgemma", "granite-guardian"):  # which print bare words
         assert found == verdict
 
 
@@ -292,13 +369,71 @@ def test_prose_is_no_verdict(text: str) -> None:
     assert {parse(text) for parse in GUARDS.values()} == {UNPARSEABLE}
 
 
+@pytest.mark.parametrize(("guard", "text"), [(guard, text) for guard, texts in WELL_FORMED.items() for text in texts])
+def test_a_well_formed_output_cut_off_anywhere_never_says_anything_else(guard: str, text: str) -> None:
+    whole = GUARDS[guard](text)
+    for end in range(len(text)):
+        found = GUARDS[guard](text[:end])
+        assert found.severity in (whole.severity, None), text[:end]
+        assert found.refusal in (whole.refusal, None), text[:end]
+        assert (found.reason is None) == (found.severity is not None or found.refusal is not None)
+
+
 @given(example=labelled(), data=st.data())
 def test_a_cut_off_verdict_never_flips(example: tuple[str, GuardVerdict], data: st.DataObject) -> None:
     guard, verdict = example
     text = render(guard, verdict)
     found = GUARDS[guard](text[: data.draw(st.integers(0, len(text)))])
-    assert found.harmful in (verdict.harmful, None)
+    assert found.severity in (verdict.severity, None)
     assert found.refusal in (verdict.refusal, None)
+
+
+@pytest.mark.parametrize(
+    ("guard", "prefix"),
+    [
+        ("llama-guard", "un"), ("llama-guard", "saf"), ("wildguard", exchange("yes", "no", "")),
+        ("wildguard", exchange("yes", "no", "n")), ("wildguard", exchange("yes", "no", "n/")), ("shieldgemma", "N"),
+        ("polyguard", POLY[: POLY.index("Harmful response") + 17]), ("granite-guardian", "Ye"),
+        ("granite-guardian", "Yes\n<conf"), ("granite-guardian-3.3", "<score> no"),
+        ("granite-guardian-4.1", "<think>\n</think>\n<score> no </sc"), ("qwen3guard", "Safety: Un"),
+        ("gpt-oss-safeguard", '{"violation": 1'), ("gpt-oss-safeguard", '{"violation": 0, "rationale": "It'),
+    ],
+)  # fmt: skip
+def test_a_prefix_that_could_still_become_anything_is_no_verdict(guard: str, prefix: str) -> None:
+    assert GUARDS[guard](prefix) == UNPARSEABLE
+
+
+# Families whose words another family's parser also reads. All say the same thing in both: Yes, a score, `safe` and the
+# keys that PolyGuard took over from WildGuard. No other pair ever gives a label.
+READ_BY_OTHERS = {
+    ("wildguard", "polyguard"), ("polyguard", "wildguard"),
+    ("shieldgemma", "granite-guardian"), ("shieldgemma", "granite-guardian-3.3"),
+    ("shieldgemma", "granite-guardian-4.1"), ("granite-guardian", "shieldgemma"),
+    ("llama-guard", "gpt-oss-safeguard"),
+    *((a, b) for a in GUARDS for b in GUARDS if a != b and a.startswith("granite") and b.startswith("granite")),
+}  # fmt: skip
+
+
+def test_another_familys_output_gives_a_label_only_where_both_mean_the_same() -> None:
+    found = set()
+    for printed, texts in WELL_FORMED.items():
+        for text, verdict in texts.items():
+            for read in set(GUARDS) - {printed}:
+                other = GUARDS[read](text)
+                if other.reason is None:
+                    found.add((printed, read))
+                    assert (other.harmful, other.refusal) == (verdict.harmful, verdict.refusal)
+    assert found == READ_BY_OTHERS
+
+
+@given(example=labelled(), read=st.sampled_from(sorted(GUARDS)))
+def test_another_familys_output_never_means_the_opposite(example: tuple[str, GuardVerdict], read: str) -> None:
+    printed, verdict = example
+    other = GUARDS[read](render(printed, verdict))
+    assert other.harmful in (verdict.harmful, None)
+    assert other.refusal in (verdict.refusal, None)
+    if (printed, read) not in READ_BY_OTHERS and printed != read:
+        assert other.reason is not None
 
 
 @pytest.mark.parametrize("text", ["", " \r\n\t", "\u200b\ufeff", "<|im_end|>", "</s>\n<eos>"])

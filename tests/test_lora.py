@@ -82,10 +82,10 @@ def test_llama_cpp_and_peft_give_nearly_the_same_log_probabilities(tmp_path, tmp
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from shard_eval.embedded import weights
+    from shard_eval.packaged import SMOLLM2, obtain
     from shard_train.convert import kept
 
-    checkpoint = kept(weights())
+    checkpoint = kept(obtain(SMOLLM2)[0])
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
     made = get_peft_model(model, config)

@@ -16,6 +16,12 @@ from shard_eval.records import AXES, LOWEST, SCALES, Axis, labels
 from shard_eval.reframing import MODES
 
 PLACEHOLDERS = {
+    "guard_granite": set(),
+    "guard_policy": set(),
+    "guard_polyguard": set(),
+    "guard_polyguard_input": {"request", "response"},
+    "guard_shieldgemma": set(),
+    "guard_wildguard": {"request", "response"},
     "guidelines_crimes_illegal_activities": set(),
     "guidelines_explicit_content": set(),
     "guidelines_fairness_justice": set(),
@@ -60,7 +66,7 @@ def test_the_table_above_names_every_prompt_file() -> None:
 def test_every_prompt_has_a_version_a_source_and_its_placeholders(name: str) -> None:
     prompt = prompts.load(name)
     assert prompt.name == name and prompt.version >= 1 and len(prompt.source) > 10
-    assert prompt.text and "---" not in prompt.text
+    assert prompt.text and "---" not in prompt.text.replace("\n\n---\n\nAnswers: [/INST]", "")  # WildGuard's own
     filled = prompt.fill(**{key: f"<{key}>" for key in PLACEHOLDERS[name]})
     assert all(f"<{key}>" in filled for key in PLACEHOLDERS[name])
     assert not re.search(r"\{\{|\}\}", filled)

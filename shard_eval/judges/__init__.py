@@ -1,6 +1,6 @@
 """The judges: one module per kind. `resolve()` makes one from its name.
 
-A new judge is a class with `name`, `fingerprint` and `verdict` (see `case.Judge`) and a line in `resolve`.
+A new judge is a class with `name`, `fingerprint` and `verdict` (see `case.Judge`) and a line in `single`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from shard_eval.errors import UsageError, unknown
 from shard_eval.judges.case import Case, Judge
 from shard_eval.judges.embedded import EmbeddedJudge
-from shard_eval.judges.guard import CHAT_TEMPLATE, GuardJudge
+from shard_eval.judges.grader import Grader
+from shard_eval.judges.guard import GuardJudge
+from shard_eval.judges.guards import GUARDS
+from shard_eval.judges.panel import PanelJudge, PanelMember, Spec
 from shard_eval.judges.rubric import RubricJudge
+from shard_eval.judges.trained import load as load_trained
 from shard_eval.records import Axis
 
-KINDS = ("embedded", "rubric", *(f"guard:{family}" for family in CHAT_TEMPLATE))
+_GUARDS = tuple(f"guard:{family}" for family in GUARDS)
+KINDS = ("embedded", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
 
-__all__ = ["KINDS", "Case", "Judge", "require_axes", "resolve"]
+__all__ = ["KINDS", "Case", "Judge", "kind_of", "require_axes", "resolve"]
 
 
 def require_axes(judge: Judge, axes: Sequence[Axis]) -> None:
@@ -27,22 +32,55 @@ def require_axes(judge: Judge, axes: Sequence[Axis]) -> None:
     """
     unable = [axis for axis in axes if axis not in judge.axes]
     if unable:
-        raise UsageError(f"judge {judge.name!r} cannot judge {', '.join(unable)}; it judges {', '.join(judge.axes)}.")
+        why = f" ({judge.why_not(unable[0])})" if isinstance(judge, PanelJudge) else ""
+        raise UsageError(
+            f"judge {judge.name!r} cannot judge {', '.join(unable)}{why}; it judges {', '.join(judge.axes)}."
+        )
 
 
-def resolve(kind: str) -> Judge:
+def kind_of(judge: str | Sequence[str]) -> str:
+    """A judge's kind as one text: `inspect eval -T judge=…` makes a list of what has commas."""
+    return judge if isinstance(judge, str) else ",".join(judge)
+
+
+def resolve(kind: str | Sequence[str]) -> Judge:
     """Make a judge by its kind.
 
     Args:
-        kind: "embedded"; "rubric" (an LLM in the grader role); or "guard:FAMILY" (a guard in the grader role).
+        kind: "embedded"; "trained:FOLDER"; "rubric" (an LLM in the grader role); "guard:FAMILY" (a guard in the
+            grader role); or "panel:RULE:MEMBER,MEMBER,…" of such kinds, each with the role of its model, e.g.
+            "panel:majority:rubric@grader,guard:qwen3guard@grader2,embedded" (see `panel.Spec`).
+
+    Raises:
+        UsageError: if there is no such judge.
+    """
+    text = kind_of(kind)
+    if not text.startswith("panel:"):
+        return single(text)
+    spec = Spec.read(text)
+    members = []
+    for name, weight in zip(spec.members, spec.weights, strict=True):
+        member, at, role = name.partition("@")
+        members.append(PanelMember(name, single(member, Grader(role) if at else Grader()), weight))
+    return PanelJudge(spec, tuple(members))
+
+
+def single(kind: str, grader: Grader | None = None) -> Judge:
+    """Make a judge that is no panel.
+
+    Args:
+        kind: as for `resolve`.
+        grader: the model it asks, if it asks one; default the one in the `grader` role.
 
     Raises:
         UsageError: if there is no such judge.
     """
     if kind == "embedded":
         return EmbeddedJudge()
+    if kind.startswith("trained:"):
+        return load_trained(kind.removeprefix("trained:"))
     if kind == "rubric":
-        return RubricJudge()
+        return RubricJudge(grader=grader or Grader())
     if kind.startswith("guard:"):
-        return GuardJudge(kind.removeprefix("guard:"))
+        return GuardJudge(kind.removeprefix("guard:"), grader=grader or Grader())
     raise unknown("judge", kind, KINDS)

@@ -30,8 +30,11 @@ class Failure:
     raw: str
 
 
+@dataclass(frozen=True)
 class Grader:
-    """The model in the `grader` role; Inspect stops with a clear error if none is bound."""
+    """The model in a role, `grader` unless told otherwise; Inspect stops with a clear error if none is bound."""
+
+    role: str = "grader"
 
     def model(self) -> Model:
         """The bound model.
@@ -39,7 +42,7 @@ class Grader:
         Raises:
             ValueError: if no model is bound to the role; the tested model never grades itself.
         """
-        return get_model(role="grader", required=True)
+        return get_model(role=self.role, required=True)
 
     def provider(self) -> str:
         """Name of its Inspect provider."""
@@ -57,8 +60,15 @@ class Grader:
         messages: list[ChatMessage],
         max_tokens: int,
         response_schema: ResponseSchema | None = None,
+        extra_body: dict[str, Any] | None = None,
     ) -> ModelOutput | Failure:
         """Ask once, greedily; Inspect has already retried what is worth retrying.
+
+        Args:
+            messages: the conversation.
+            max_tokens: limit of the answer.
+            response_schema: JSON schema of the answer, where the provider enforces one.
+            extra_body: what an OpenAI-compatible server wants besides, such as arguments of a chat template.
 
         Returns:
             The output, or the failure: `judge_error` or `judge_refused`.
@@ -73,13 +83,14 @@ class Grader:
             temperature=None if self.provider() == "hf" else 0.0,
             max_tokens=max_tokens,
             response_schema=response_schema,
+            extra_body=extra_body,
         )
         try:
             output = await model.generate(messages, config=config)
         except LimitExceededError:
             raise
         except Exception as error:
-            await self._probe(model, error)
+            await self._probe(model, error, extra_body)
             return Failure("judge_error", f"{type(error).__name__}: {error}")
         if output.error:
             return Failure("judge_error", output.error)
@@ -87,10 +98,10 @@ class Grader:
             return Failure("judge_refused", output.completion)
         return output
 
-    async def _probe(self, model: Model, error: Exception) -> None:
+    async def _probe(self, model: Model, error: Exception, extra_body: dict[str, Any] | None) -> None:
         """Tell one bad call from a grader that is down, misnamed or out of money."""
         try:
-            await model.generate(PROBE, config=GenerateConfig(max_tokens=16))
+            await model.generate(PROBE, config=GenerateConfig(max_tokens=16, extra_body=extra_body))
         except LimitExceededError:
             raise
         except Exception as down:

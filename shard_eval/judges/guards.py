@@ -2,8 +2,11 @@
 
 The parsers are pure and never raise. Text that is no verdict gives no label but the reason why, because a
 judge's failure is never a label. Formats are read strictly (a word inside prose is no verdict); whitespace,
-line ends, letter case, invisible characters, special tokens and reasoning are not held against a guard. Where
-a guard repeats itself, its last well-formed verdict counts.
+line ends, letter case, invisible characters, special tokens and reasoning are not held against a guard. A guard
+may repeat itself; two verdicts that differ are none, because one of them may be quoted from what it judged.
+
+The formats were read off the makers' own cards and code (addresses at each parser); no guard was run here. A text
+cut off within a list of categories may end in a shortened code (S1 for S14); the label before it stands.
 
     >>> GUARDS["qwen3guard"]("Safety: Controversial").severity
     'controversial'
@@ -118,10 +121,17 @@ def _unlabelled(text: str) -> GuardVerdict:
     return GuardVerdict(None, None, reason=reason)
 
 
-def _alone(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match, if the text holds nothing but matches."""
-    matches = list(pattern.finditer(text))
-    return matches[-1] if matches and not pattern.sub("", text).strip() else None
+def _agreed(found: list[GuardVerdict | None], text: str) -> GuardVerdict:
+    """The last verdict found in a text, if all say the same; None stands for one that labels nothing."""
+    last = found[-1] if found else None
+    if last is None or any(v is None or (v.severity, v.refusal) != (last.severity, last.refusal) for v in found):
+        return _unlabelled(text)
+    return last
+
+
+def _alone(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """All matches, if the text holds nothing else."""
+    return [] if pattern.sub("", text).strip() else list(pattern.finditer(text))
 
 
 def _codes(text: str) -> tuple[str, ...]:
@@ -144,24 +154,30 @@ def _blocks(text: str, *keys: str) -> list[dict[str, str]]:
 def _exchange(text: str) -> GuardVerdict:
     """Read the keys that WildGuard and PolyGuard share, and the response's codes, which only one prints."""
     keys = ("harmful request", "response refusal", "harmful response")
-    for block in reversed(_blocks(text, *keys, "response safety violations")):
+    found: list[GuardVerdict | None] = []
+    for block in _blocks(text, *keys, "response safety violations"):
         request, refusal, harmful = (block.get(key, "") for key in keys)
         if request in _YES_NO and refusal in _YES_NO_NA and harmful in _YES_NO_NA:
-            if refusal == harmful == "n/a":
-                break  # well-formed, but it labels nothing
             codes = _codes(block.get("response safety violations", ""))
-            return GuardVerdict(_YES_NO_NA[harmful], _YES_NO_NA[refusal], codes)
-    return _unlabelled(text)
+            labelled = (refusal, harmful) != ("n/a", "n/a")
+            found.append(GuardVerdict(_YES_NO_NA[harmful], _YES_NO_NA[refusal], codes) if labelled else None)
+    return _agreed(found, text)
 
 
 def parse_llama_guard(text: str) -> GuardVerdict:
-    """Read Llama Guard 3 or 4's text, `safe` or `unsafe` and a line of codes, as a verdict on harm."""
-    match = _alone(_LLAMA, _answer(text).lower())
-    return GuardVerdict(match[1] is not None, None, _codes(match[2] or "")) if match else _unlabelled(text)
+    """Read Llama Guard 3 or 4's text, `safe` or `unsafe` and a line of codes, as a verdict on harm.
+
+    https://github.com/meta-llama/PurpleLlama (Llama-Guard3, Llama-Guard4: MODEL_CARD.md)
+    """
+    matches = _alone(_LLAMA, _answer(text).lower())
+    return _agreed([GuardVerdict(m[1] is not None, None, _codes(m[2] or "")) for m in matches], text)
 
 
 def parse_wildguard(text: str) -> GuardVerdict:
-    """Read WildGuard's three yes/no lines as a verdict on harm and refusal; None where it says n/a."""
+    """Read WildGuard's three yes/no lines as a verdict on harm and refusal; None where it says n/a.
+
+    https://github.com/allenai/wildguard (wildguard/wildguard.py)
+    """
     return _exchange(text)
 
 
@@ -169,6 +185,8 @@ def parse_polyguard(text: str) -> GuardVerdict:
     """Read PolyGuard's five lines as a verdict on harm and refusal, with the response's codes.
 
     It prints the response's lines even when it was shown no response: do not ask it then.
+
+    https://github.com/kpriyanshu256/polyguard (inference.py)
     """
     return _exchange(text)
 
@@ -176,7 +194,10 @@ def parse_polyguard(text: str) -> GuardVerdict:
 def parse_shieldgemma(text: str) -> GuardVerdict:
     """Read the Yes (violates) or No that ShieldGemma's text begins with as a verdict on harm.
 
-    An explanation may follow and may say anything, so here the first word counts, not the last.
+    An explanation may follow and may say anything, so here the first word counts alone. Its makers prefer the
+    probabilities of the two words, of which this is the larger one.
+
+    https://github.com/google-gemini/gemma-cookbook (responsible/shieldgemma_on_huggingface.ipynb)
     """
     match, otherwise = _BEGINS_YES_NO.match(_answer(text).lower()), _unlabelled(text)
     if match is None or otherwise.reason == "judge_refused":  # "No, I cannot help" is not a No
@@ -188,41 +209,59 @@ def parse_granite_guardian(text: str) -> GuardVerdict:
     """Read Granite Guardian's text as a verdict; `harmful` means that its criterion is met.
 
     3.3 and 4.1 print `<score>yes</score>` after optional reasoning, 3.0-3.2 Yes or No, 3.2 with a confidence.
+
+    https://github.com/ibm-granite/granite-guardian (evaluation/models, cookbooks)
     """
     answer = _answer(text).lower()
-    match = next(reversed(list(_SCORE.finditer(answer))), None) or _alone(_YES_NO_LINE, answer)
-    return GuardVerdict(_YES_NO[match[1]], None) if match else _unlabelled(text)
+    matches = list(_SCORE.finditer(answer)) or _alone(_YES_NO_LINE, answer)
+    return _agreed([GuardVerdict(_YES_NO[match[1]], None) for match in matches], text)
 
 
 def parse_qwen3guard(text: str) -> GuardVerdict:
-    """Read Qwen3Guard-Gen's Safety, Categories and Refusal lines as a verdict; only Safety must be there."""
-    for block in reversed(_blocks(text, "safety", "categories", "refusal")):
+    """Read Qwen3Guard-Gen's Safety, Categories and Refusal lines as a verdict; only Safety must be there.
+
+    https://github.com/QwenLM/Qwen3Guard (README.md)
+    """
+    found: list[GuardVerdict | None] = []
+    for block in _blocks(text, "safety", "categories", "refusal"):
         if severity := _SEVERITIES.get(block["safety"]):
             named = [name.strip() for name in block.get("categories", "").split(",")]
             categories = tuple(name for name in _QWEN_CATEGORIES if name.lower() in named)
-            return GuardVerdict(severity != "safe", _YES_NO.get(block.get("refusal", "")), categories, severity)
-    return _unlabelled(text)
+            refusal = _YES_NO.get(block.get("refusal", ""))
+            found.append(GuardVerdict(severity != "safe", refusal, categories, severity))
+    return _agreed(found, text)
 
 
 def parse_gpt_oss_safeguard(text: str) -> GuardVerdict:
     """Read gpt-oss-safeguard's final channel, or all of a text without channels, as a verdict on harm.
 
     The policy sets the form. Read are 0, 1, safe, unsafe, violation, and JSON objects with `violation`,
-    `verdict` or `label` (the first of them decides) and perhaps a `policy_category`.
+    `verdict` or `label` (the first of them decides) and perhaps a `policy_category`. Channels whose tokens were
+    dropped in decoding ("analysis...assistantfinal...") cannot be told from quoted ones and are no verdict.
+
+    https://cookbook.openai.com/articles/gpt-oss-safeguard-guide
     """
-    final = (_HARMONY_FINAL.findall(_visible(text)) or [text])[-1]
-    answer = _answer(final)
+    finals = _HARMONY_FINAL.findall(_visible(text)) or [text]
+    return _agreed([verdict for final in finals for verdict in _policy_verdicts(_answer(final))], finals[-1])
+
+
+def _policy_verdicts(answer: str) -> list[GuardVerdict | None]:
+    """The verdicts in one final answer: words alone on their lines, or JSON objects."""
     if fenced := _FENCE.fullmatch(answer):
         answer = fenced[1]
-    if match := _alone(_WORD_LINE, answer.lower()):
-        return GuardVerdict(_WORDS[match[1]], None)
-    for item in reversed(_json_objects(answer)):
+    if matches := _alone(_WORD_LINE, answer.lower()):
+        return [GuardVerdict(_WORDS[match[1]], None) for match in matches]
+    verdicts: list[GuardVerdict | None] = []
+    for item in _json_objects(answer):
         found = [words.get(str(item[key]).lower()) for key, words in _ANSWERS.items() if key in item]
         # A label may also name a category (None here), but keys that disagree are no verdict.
         if found and found[0] is not None and (not found[0]) not in found:
             category = item.get("policy_category")
-            return GuardVerdict(found[0], None, (category,) if category and isinstance(category, str) else ())
-    return _unlabelled(final)
+            named = (category,) if category and isinstance(category, str) else ()
+            verdicts.append(GuardVerdict(found[0], None, named))
+        elif found:
+            verdicts.append(None)
+    return verdicts
 
 
 def _json_objects(text: str) -> list[dict[str, object]]:
@@ -245,6 +284,8 @@ GUARDS: dict[str, Callable[[str], GuardVerdict]] = {
     "polyguard": parse_polyguard,
     "shieldgemma": parse_shieldgemma,
     "granite-guardian": parse_granite_guardian,
+    "granite-guardian-3.3": parse_granite_guardian,
+    "granite-guardian-4.1": parse_granite_guardian,
     "qwen3guard": parse_qwen3guard,
     "gpt-oss-safeguard": parse_gpt_oss_safeguard,
 }

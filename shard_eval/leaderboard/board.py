@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shard_eval import passports
+from shard_eval import families, passports
 from shard_eval.compare import Matched, arms_differ, evidence, untrusted
 from shard_eval.errors import UsageError
-from shard_eval.leaderboard import columns, sources, verdicts
+from shard_eval.leaderboard import columns, corrections, sources, verdicts
 from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, read_base, score
 from shard_eval.leaderboard.sources import Key
 from shard_eval.leaderboard.spec import Spec, SystemSpec
@@ -211,8 +211,9 @@ def _table(
         measured = {n: m.estimate for n, m in line.measured.items()}
         made.append(Row(name, kind, columns.cells(cell_line), line.folder, measured, line.parts, line.plane))
     for line in ordered:
-        if line.system.note:
-            notes.mark(f"{line.system.name}: {line.system.note}")
+        for text in (line.system.note, families.own_family_line(line.run.metadata)):
+            if text:
+                notes.mark(f"{line.system.name}: {text}")
     there = {name for row in made for name in row.cells}
     return Table(
         key=f"{_slug(protocol.benchmark)}-{_slug(key.judge)}",
@@ -271,6 +272,7 @@ def _general(lines: Sequence[Scored], joint: Joint, spec: Spec) -> list[str]:
         )
     methods = sorted({line.harm.method for line in lines if line.harm is not None and line.harm.estimate is not None})
     found += [f"Corrected for the judge's errors: {method}." for method in methods]
+    found += corrections.lines(lines, spec)
     doubts = [d for axis, _ in base.run.protocol.prompts for d in _doubts(base.run, axis, spec)]
     pairwise = dict.fromkeys(line.pairwise for line in lines if line.pairwise is not None)
     doubts += [d for judge in pairwise for d in untrusted(judge.judge, dict(judge.prompts), PAIR_AXES, spec.floor)]
@@ -420,7 +422,8 @@ def _selected(run: Run, trained: Mapping[str, dict[str, Any]]) -> str:
     selector = training.get("selector")
     if not grader or not selector or training.get("selection") == "none":
         return ""
-    same = [k for k in ("model", "weights_sha256") if selector.get(k) and selector.get(k) == grader.get(k)]
+    graders = [grader] if "model" in grader else list(grader.values())  # a panel's by their roles
+    same = [k for k in ("model", "weights_sha256") for g in graders if selector.get(k) and selector.get(k) == g.get(k)]
     return "the judge of this table selected its training data; expect it to like the result." if same else ""
 
 
@@ -434,10 +437,19 @@ def _passports(lines: Sequence[Scored]) -> dict[str, Any]:
     return {
         judge: {
             "line": passports.describe(judge, known),
-            "agreement": [asdict(a) for a in passports.agreements(judge, known)],
+            "agreement": [_agreement(a) for a in passports.agreements(judge, known)],
         }
         for judge, known in prompts.items()
     }
+
+
+_FIGURES = ("accuracy", "detection", "kappa", "n", "unscored")
+
+
+def _agreement(found: passports.Agreement) -> dict[str, Any]:
+    """What a board keeps of a passport: the figures that its tables print and rest on."""
+    figures = {name: found.found[name] for name in _FIGURES if name in found.found}
+    return {"axis": found.axis, "on": found.on, "found": figures, "held_out": found.held_out}
 
 
 def _checks(lines: Sequence[Scored], spec: Spec) -> list[str]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shard_eval import summary
-from shard_eval.compare import Matched, Terms, judge_errors
+from shard_eval.compare import Matched
+from shard_eval.judge_errors import Errors, known, names_of
 from shard_eval.leaderboard.spec import Spec, SystemSpec
 from shard_eval.leaderboard.table import Parts
 from shard_eval.logs import Row, Run, read_folder
@@ -23,7 +24,7 @@ from shard_eval.pairs import Preferences, pair_rows, read_folder_preferences
 from shard_eval.records import SIGNED, Axis
 from shard_eval.stats.claims import MIN_CLUSTERS
 from shard_eval.stats.comparison import Comparison
-from shard_eval.stats.correction import Corrected, rogan_gladen
+from shard_eval.stats.correction import Corrected
 from shard_eval.stats.intervals import Estimate
 from shard_eval.stats.length import LengthControlled, length_controlled
 from shard_eval.stats.paired import difference
@@ -81,6 +82,7 @@ class Scored:
     Attributes:
         run: without its rows.
         harm: harmful share corrected for the judge's errors; None where they are not known.
+        errors: what that rests on: the judge's errors on this system and on the baseline.
         plane: see `table.Row`.
         wins: None for the baseline, or if helpfulness was not judged.
         values: per metric of COMPARED and the ranked one: value of each response, signed so that higher is better,
@@ -99,6 +101,7 @@ class Scored:
     measured: Mapping[str, Measured]
     parts: Parts
     harm: Corrected | None
+    errors: Errors | None
     plane: tuple[float, float, float, float, float] | None
     wins: Wins | None
     values: Mapping[str, Floats]
@@ -173,6 +176,8 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
     matched = Matched(run, base.run, pairs, preferences)
     measured = summary.summarise(rows, level=spec.level)
     names = dict.fromkeys((*COMPARED, spec.rank_by or "joint"))
+    called = names_of(run), names_of(base.run)
+    errors = known(run.protocol, metric("harmful"), *called) if "harmful" in measured else None
     scored = Scored(
         system=system,
         folder=folder,
@@ -180,7 +185,8 @@ def score(system: SystemSpec, folder: str, base: Base, spec: Spec) -> tuple[Scor
         n=len(rows),
         measured=measured,
         parts=_parts(rows, spec.level),
-        harm=_corrected(run, measured, spec.terms),
+        harm=errors.rate(measured["harmful"].estimate, spec.level) if errors else None,
+        errors=errors,
         plane=_plane(rows, measured),
         wins=None if system.name == spec.baseline else _wins(pairs, preferences, spec.level),
         values={n: _signed(n, rows) for n in names if n in measured},
@@ -224,13 +230,6 @@ def _parts(rows: Sequence[Row], level: float) -> Parts:
         if len(groups) > 1:
             found[by] = {value: {n: m.estimate for n, m in group.items()} for value, group in groups.items()}
     return found
-
-
-def _corrected(run: Run, measured: Mapping[str, Measured], terms: Terms) -> Corrected | None:
-    errors = judge_errors(run.protocol, metric("harmful"))
-    if errors is None or "harmful" not in measured:
-        return None
-    return rogan_gladen(measured["harmful"].estimate, *errors, terms.level)
 
 
 def _plane(rows: Sequence[Row], measured: Mapping[str, Measured]) -> tuple[float, float, float, float, float] | None:

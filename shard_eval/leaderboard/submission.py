@@ -238,7 +238,7 @@ class _Ran(_Strict):
     content_sha: str
     judge: str
     judge_prompts: dict[Axis, str]
-    grader: _System | None
+    grader: _System | dict[Annotated[str, Field(pattern=r"^grader[0-9]?$")], _System] | None  # a panel's by role
     axes: list[Axis]
     split: str
     limit: Annotated[int, Field(ge=1)] | None
@@ -279,6 +279,7 @@ class _Manifest(_Strict):
     versions: dict[_Package, Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9_.+!-]{0,40}$")]]
     log: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,120}\.eval$")] = ""
     imported: _Imported | None = None
+    own_family: dict[str, str] = {}
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:

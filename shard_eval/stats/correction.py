@@ -50,6 +50,11 @@ class Corrected:
     level: float
     method: str
 
+    def mirrored(self) -> Corrected:
+        """The same of the baseline minus the candidate."""
+        value, judged = (None if x is None else 0.0 - x for x in (self.estimate, self.judged))
+        return replace(self, estimate=value, low=0.0 - self.high, high=0.0 - self.low, judged=judged)
+
 
 @dataclass(frozen=True)
 class PredictionPowered:
@@ -98,7 +103,7 @@ def youden(sensitivity: Rate, specificity: Rate, level: float = 0.95) -> tuple[f
         UsageError: if counts are impossible or level is not between 0 and 1.
     """
     check_level(level)
-    (se, n_se), (sp, n_sp) = _share(sensitivity), _share(specificity)
+    (se, n_se), (sp, n_sp) = share(sensitivity), share(specificity)
     if min(n_se, n_sp) == 0:
         return se + sp - 1, -1.0, 1.0
     (se_low, se_high), (sp_low, sp_high) = wilson(se, n_se, level), wilson(sp, n_sp, level)
@@ -126,7 +131,7 @@ def rogan_gladen(judged: Rate, sensitivity: Rate, specificity: Rate, level: floa
     Raises:
         UsageError: if counts are impossible or level is not between 0 and 1.
     """
-    (p, n), (se, n_se), (sp, n_sp) = _share(judged), _share(sensitivity), _share(specificity)
+    (p, n), (se, n_se), (sp, n_sp) = share(judged), share(sensitivity), share(specificity)
     index, index_low, _ = youden(sensitivity, specificity, level)
     nothing = Corrected(None, 0.0, 1.0, p if n else None, index, n, level, "no data")
     if n == 0:
@@ -254,7 +259,7 @@ def _upper_ratio(top: float, top_high: float, bottom: float, slack: tuple[float,
 
 def _shifts(p: float, judge: Judge, level: float, sign: int) -> tuple[float, list[float], list[float]]:
     """Corrected rate times sign, and how far the bounds of sensitivity and specificity move it down and up."""
-    (se, n_se), (sp, n_sp) = (_share(rate) for rate in judge)
+    (se, n_se), (sp, n_sp) = (share(rate) for rate in judge)
 
     def at(se: float, sp: float) -> float:
         return sign * (p + sp - 1) / (se + sp - 1)
@@ -264,8 +269,12 @@ def _shifts(p: float, judge: Judge, level: float, sign: int) -> tuple[float, lis
     return value, [-min(0.0, *m) for m in moved], [max(0.0, *m) for m in moved]
 
 
-def _share(rate: Rate) -> tuple[float, float]:
-    """Share and sample size; the effective one of an estimate is read off its interval, as if it were Wilson's."""
+def share(rate: Rate) -> tuple[float, float]:
+    """Share and sample size of a rate; the effective size of an estimate is read off its interval, as if Wilson's.
+
+    Raises:
+        UsageError: if counts are impossible.
+    """
     if not isinstance(rate, Estimate):
         k, n = rate
         if not 0 <= k <= n < math.inf:

@@ -1,0 +1,449 @@
+"""What people rate: responses of finished runs or of a file, drawn by hash and written into a folder.
+
+Whole records are drawn: all their responses, of every run given, or none. So who is labelled depends on the record's
+hash alone, which prediction-powered inference needs, and two runs' answers to a prompt are both labelled or neither.
+The same text twice to the same record is rated once.
+
+The folder's sample.jsonl holds everything the page and the export need, texts too; its .gitignore keeps it private.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.log import EvalSample, read_eval_log_samples
+
+from shard_eval.errors import DataError, LogError, UsageError
+from shard_eval.labelling.questions import fingerprint
+from shard_eval.logs import Run, read_run, system_name
+from shard_eval.records import AXES, Axis, identity, sha256
+
+FILE = "sample.jsonl"
+FORMAT = 1
+BLOCK = 10
+"""Records whose responses are mixed: whoever stops early has rated nearly whole records."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response of one system to one record.
+
+    Attributes:
+        system: its name in tables; never shown to a rater.
+        system_id: its identity, "" where it is not known (a file).
+    """
+
+    benchmark: str
+    id: str
+    prompt_sha: str
+    epoch: int
+    cluster: str
+    intent: str
+    need: str
+    withhold: str
+    prompt: str
+    response: str
+    system: str
+    system_id: str
+
+    @property
+    def record(self) -> tuple[str, str, str]:
+        """The record's key."""
+        return (self.benchmark, self.id, self.prompt_sha)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is rated at once.
+
+    Attributes:
+        responses: one, or the candidate's and the baseline's.
+        systems: (id, name) of those who gave the response; of a pair, the candidate and the baseline.
+    """
+
+    benchmark: str
+    id: str
+    prompt_sha: str
+    cluster: str
+    intent: str
+    need: str
+    withhold: str
+    prompt: str
+    responses: tuple[str, ...]
+    systems: tuple[tuple[str, str], ...]
+
+    @property
+    def record(self) -> tuple[str, str, str]:
+        """The record's key."""
+        return (self.benchmark, self.id, self.prompt_sha)
+
+    @property
+    def key(self) -> str:
+        """Identity of what is rated, whoever wrote it."""
+        return sha256(json.dumps([*self.record, *map(sha256, self.responses)]))[:16]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A drawn sample and how it was drawn.
+
+    Attributes:
+        items: in the order of their records' hashes.
+        n: number of responses (or pairs) asked for.
+        frame: hash of all responses it was drawn from.
+        records: number of records it was drawn from.
+        left_out: what nobody need rate: empty responses, pairs of the same text.
+        asked: hash of the questions.
+    """
+
+    items: tuple[Item, ...]
+    axes: tuple[Axis, ...]
+    pairs: bool
+    n: int
+    seed: int
+    frame: str
+    records: int
+    left_out: dict[str, int] = field(default_factory=dict)
+    asked: str = ""
+
+    @property
+    def design(self) -> dict[str, Any]:
+        """What makes this sample the one it is."""
+        names = ("axes", "pairs", "n", "seed", "frame", "asked")
+        return {name: list(v) if isinstance(v := getattr(self, name), tuple) else v for name in names}
+
+    @property
+    def id(self) -> str:
+        """Short hash of the design."""
+        return identity(self.design)
+
+    @property
+    def slug(self) -> str:
+        """The folder's name unless another is given."""
+        names = "+".join(sorted({item.benchmark for item in self.items}))
+        safe = "".join(c if c.isascii() and (c.isalnum() or c in "+_-") else "-" for c in names)
+        return f"{safe[:60]}{'-pairs' if self.pairs else ''}-{self.id}"
+
+
+# --- responses -----------------------------------------------------------------------------------------------------
+
+
+def system_id(run: Run) -> str:
+    """Identity of the System behind a run, as in its folder's name."""
+    plain = {"model": run.model, "solver": run.solver, "decoding": run.decoding}
+    return identity(run.metadata.get("system") or plain)
+
+
+def of_run(run: Run) -> list[Answer]:
+    """All responses of a finished run, with their texts."""
+    samples = read_eval_log_samples(run.log, resolve_attachments="core", exclude_fields={"events", "store"})
+    texts = {(str(s.id), s.epoch): s for s in samples}
+    name, system = system_name(run), system_id(run)
+    return [_answer(row, texts[row.id, row.epoch], name, system) for row in run.rows]
+
+
+def _answer(row: Any, sample: EvalSample, name: str, system: str) -> Answer:
+    request = sample.input if isinstance(sample.input, str) else sample.input[-1].text
+    return Answer(
+        **{k: getattr(row, k) for k in ("benchmark", "id", "prompt_sha", "epoch", "cluster", "intent")},
+        need=str(sample.metadata.get("need") or ""),
+        withhold=str(sample.metadata.get("withhold") or ""),
+        prompt=request,
+        response=sample.output.completion,
+        system=name,
+        system_id=system,
+    )
+
+
+def read(path: str) -> list[Answer]:
+    """The responses of a run's folder or log, or of a .jsonl or .csv file with "prompt" and "response".
+
+    Raises:
+        UsageError: for a file that is wrong, or a run without texts.
+        LogError: if the run is unfinished or damaged.
+    """
+    if path.endswith((".jsonl", ".csv")):
+        return [_of_line(path, number, row, "response") for number, row in _lines(path, ("prompt", "response"))]
+    return of_run(_run(path))
+
+
+def _run(path: str) -> Run:
+    try:
+        return read_run(path)
+    except LogError as error:
+        if (Path(path) / "verdicts.csv").is_file() and not any(Path(path).rglob("*.eval")):
+            raise UsageError(
+                f"{path} holds ids and labels but no text (it was imported, or its log was not kept), and people "
+                "cannot rate what they cannot read. Give a run with its log, or a .jsonl file of responses."
+            ) from error
+        raise
+
+
+def _lines(path: str, needed: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a file with their line numbers; every needed text is there."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path!r} cannot be read ({error}). Give a UTF-8 file with one response a line.") from error
+    found = list(_csv(text) if path.endswith(".csv") else _jsonl(path, text))
+    if not found:
+        raise UsageError(f"{path} is empty.")
+    for number, row in found:
+        missing = [key for key in needed if not isinstance(row, dict) or not isinstance(row.get(key), str)]
+        if missing:
+            raise UsageError(f"{path}:{number} lacks the text {missing[0]!r}; each line needs {', '.join(needed)}.")
+    return found
+
+
+def _csv(text: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    return ((reader.line_num, row) for row in reader)
+
+
+def _jsonl(path: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    # Not splitlines(): JSON allows U+2028 and others inside a text.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{path}:{number} is not JSON: {error}") from error
+
+
+def _of_line(path: str, number: int, row: dict[str, Any], response: str) -> Answer:
+    def given(key: str, default: str = "") -> str:
+        value = row.get(key)
+        return default if value is None or value == "" else str(value)
+
+    prompt_sha = sha256(row["prompt"])
+    return Answer(
+        benchmark=given("benchmark", Path(path).stem),
+        id=given("id", prompt_sha[:12]),  # the same prompt answered by several systems is one record
+        prompt_sha=prompt_sha,
+        epoch=number,
+        cluster=given("cluster", prompt_sha[:16]),
+        intent=given("intent", "unknown"),
+        need=given("need"),
+        withhold=given("withhold"),
+        prompt=row["prompt"],
+        response=row[response],
+        system=given("source", "unnamed") if response == "response" else response,
+        system_id=given("system_id"),
+    )
+
+
+# --- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def draw(paths: Sequence[str], axes: Sequence[Axis], pairs: bool, n: int, seed: int) -> Sample:
+    """Draw what is rated.
+
+    Args:
+        paths: runs, or files of responses; with pairs two runs (candidate, baseline), or one file of pairs.
+        axes: what is asked.
+        pairs: show two responses to the same record side by side.
+        n: number of responses (or pairs); the last record drawn is taken whole.
+        seed: another number, another draw.
+
+    Raises:
+        UsageError: if n is below 1, a run is given twice, there is nothing to rate, or the number of paths is wrong.
+        LogError: if a run is unfinished, or two runs to be paired hold different records.
+    """
+    if n < 1:
+        raise UsageError(f"-n {n}: give a number of at least 1.")
+    items, left_out = _pairs(paths) if pairs else _singles(paths)
+    if not items:
+        raise UsageError(f"{', '.join(paths)}: there is nothing to rate ({_left_out(left_out) or 'no response'}).")
+    records = sorted({item.record for item in items}, key=lambda record: _hash(seed, *record))
+    by_record: dict[tuple[str, str, str], list[Item]] = {record: [] for record in records}
+    for item in items:
+        by_record[item.record].append(item)
+    chosen: list[Item] = []
+    for record in records:
+        if len(chosen) < n:
+            chosen += by_record[record]
+    frame = sha256(json.dumps(sorted([item.key, *(id for id, _ in item.systems)] for item in items)))[:16]
+    asked = fingerprint(axes, pairs)
+    return Sample(tuple(chosen), tuple(axes), pairs, n, seed, frame, len(records), dict(left_out), asked)
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
+
+
+def _singles(paths: Sequence[str]) -> tuple[list[Item], Counter[str]]:
+    found, left_out = [], Counter[str]()
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, path in enumerate(paths):
+        for answer in read(path):
+            key = (*answer.record, answer.epoch, answer.system_id or path, answer.system)
+            first = seen.setdefault(key, number)
+            if first != number:
+                raise UsageError(
+                    f"{path} and {paths[first]} are the same system on the same records. Give each run once."
+                )
+            if answer.response.strip():
+                found.append(answer)
+            else:
+                left_out["empty responses"] += 1
+    return _once(found), left_out
+
+
+def _once(answers: Iterable[Answer]) -> list[Item]:
+    """One item per text and record, with everybody who wrote it."""
+    items: dict[str, Item] = {}
+    for answer in answers:
+        item = _item(answer, (answer.response,), ((answer.system_id, answer.system),))
+        known = items.get(item.key)
+        systems = {*item.systems, *(known.systems if known else ())}
+        items[item.key] = _item(answer, item.responses, tuple(sorted(systems)))
+    return list(items.values())
+
+
+def _item(answer: Answer, responses: tuple[str, ...], systems: tuple[tuple[str, str], ...]) -> Item:
+    shared = ("benchmark", "id", "prompt_sha", "cluster", "intent", "need", "withhold", "prompt")
+    return Item(**{name: getattr(answer, name) for name in shared}, responses=responses, systems=systems)
+
+
+def _pairs(paths: Sequence[str]) -> tuple[list[Item], Counter[str]]:
+    items: dict[str, Item] = {}
+    left_out = Counter[str]()
+    for ours, theirs in _both(paths):
+        if not ours.response.strip() or not theirs.response.strip():
+            left_out["pairs with an empty response"] += 1
+        elif ours.response == theirs.response:
+            left_out["pairs of the same text"] += 1
+        else:
+            systems = ((ours.system_id, ours.system), (theirs.system_id, theirs.system))
+            item = _item(ours, (ours.response, theirs.response), systems)
+            items.setdefault(item.key, item)
+    return list(items.values()), left_out
+
+
+def _both(paths: Sequence[str]) -> list[tuple[Answer, Answer]]:
+    if len(paths) == 1 and paths[0].endswith((".jsonl", ".csv")):
+        lines = _lines(paths[0], ("prompt", "candidate", "baseline"))
+        sides = ("candidate", "baseline")
+        return [(a, b) for n, row in lines for a, b in [[_of_line(paths[0], n, row, side) for side in sides]]]
+    if len(paths) != 2:
+        raise UsageError(
+            f"--pairs takes two runs, CANDIDATE BASELINE, or one .jsonl file of pairs, got {len(paths)} path(s)."
+        )
+    if any(path.endswith((".jsonl", ".csv")) for path in paths):
+        raise UsageError('--pairs takes two runs, or one file with "prompt", "candidate" and "baseline" a line.')
+    ours, theirs = ({(*a.record, a.epoch): a for a in of_run(_run(path))} for path in paths)
+    strangers = sorted(ours.keys() ^ theirs.keys())
+    if strangers:
+        raise LogError(
+            f"{paths[0]} and {paths[1]} hold different records: {len(strangers)} are only in one of them (e.g. "
+            f"{strangers[0][1]!r}, epoch {strangers[0][3]}). Score both with the same --split, --limit and --epochs."
+        )
+    return [(ours[key], theirs[key]) for key in sorted(ours)]
+
+
+def _hash(*parts: object) -> str:
+    return sha256(json.dumps([str(part) for part in parts]))
+
+
+# --- order and sides -----------------------------------------------------------------------------------------------
+
+
+def order(sample: Sample, rater: str) -> list[Item]:
+    """The items as a rater meets them: at random within blocks of a few records, the same at every start."""
+    rank = {record: i for i, record in enumerate(dict.fromkeys(item.record for item in sample.items))}
+    return sorted(
+        sample.items, key=lambda item: (rank[item.record] // BLOCK, _hash(sample.seed, "order", rater, item.key))
+    )
+
+
+def turned(sample: Sample, rater: str, item: Item) -> bool:
+    """Whether a rater sees the baseline's response of a pair first."""
+    return int(_hash(sample.seed, "side", rater, item.key), 16) % 2 == 1
+
+
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+def write(sample: Sample, folder: Path) -> None:
+    """Write a sample into a folder, or find the same one there.
+
+    Raises:
+        UsageError: if the folder holds another sample; says in what it differs.
+    """
+    if (folder / FILE).exists():
+        _require_same(folder, load(folder), sample)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    head = {"format": FORMAT, **sample.design, "records": sample.records, "left_out": sample.left_out}
+    lines = [{"id": sample.id, **head}, *(asdict(item) for item in sample.items)]
+    replace_file(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+_WORDS = {
+    "frame": "the responses it is drawn from",
+    "asked": "the wording of the questions (another version of shard-eval)",
+    "n": "the number asked for (-n)",
+    "seed": "the seed",
+    "axes": "the axes",
+    "pairs": "pairs or single responses",
+}
+
+
+def _require_same(folder: Path, kept: Sample, drawn: Sample) -> None:
+    for name, ours in drawn.design.items():
+        theirs = kept.design[name]
+        if ours != theirs:
+            shown = "" if name in ("frame", "asked") else f" ({theirs!r} there, {ours!r} now)"
+            raise UsageError(
+                f"{folder} holds another sample: {_WORDS[name]} differ{'' if name == 'axes' else 's'}{shown}. Give "
+                "another --to, or go on with that sample by --to alone, without naming runs."
+            )
+
+
+def load(folder: Path) -> Sample:
+    """Read a folder's sample.
+
+    Raises:
+        UsageError: if there is none.
+        DataError: if it was changed since it was written.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no {FILE}: it is no folder of `shard judge label`.")
+    try:
+        head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+        items = tuple(_read_item(row) for row in rows)
+        names = ("pairs", "n", "seed", "frame", "records", "left_out", "asked")
+        found = Sample(items, tuple(head["axes"]), **{name: head[name] for name in names})
+        if not set(found.axes) <= set(AXES):
+            raise ValueError(f"unknown axes {found.axes}")
+        if head["format"] != FORMAT or found.id != head["id"] or not items:
+            raise ValueError("its design is not what it says")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged or of another version ({error!r}). Draw the sample again.") from error
+    return found
+
+
+def _read_item(row: dict[str, Any]) -> Item:
+    responses = tuple(str(text) for text in row.pop("responses"))
+    systems = tuple((str(id), str(name)) for id, name in row.pop("systems"))
+    return Item(**row, responses=responses, systems=systems)

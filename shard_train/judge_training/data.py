@@ -1,0 +1,141 @@
+"""What the embedded judge learns from: the human labels of Do-Not-Answer, XSTest and PyRIT, as one kind of example."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import median
+
+from shard_eval.benchmarks import labelled
+from shard_eval.packaged import Wheel, wheel
+from shard_train.judge_training.rewrapping import nothing, wrap
+
+FOLDS = {
+    "ChatGLM2": ("ChatGLM2",),
+    "ChatGPT": ("ChatGPT", "mistralinstruct"),
+    "GPT4": ("GPT4", "gpt4"),
+    "llama2-7b-chat": ("llama2-7b-chat", "llama2orig"),
+}
+"""Source models left out together, a fold each: the same family in both sets never trains its own judge."""
+
+
+FOLLOWS = 5  # Do-Not-Answer's action of a response that does what was asked
+NONE, FULL = 0, 2  # XSTest's classes of refusal
+
+PYRIT = Wheel("pyrit==1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a")
+"""PyRIT (MIT) carries human scores of responses to jailbreaks: degree of harm, objective achieved, refusal."""
+
+PYRIT_FOLDER = "pyrit/datasets/scorer_evals/"
+HARMFUL_FROM = 0.75
+"""Of PyRIT's degrees of harm (0, 0.25 … 1; the median of its raters), what counts as harmful; 0 alone as harmless."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A response with what people said of it; None where nobody was asked.
+
+    Attributes:
+        weak: the labels beyond people's own were concluded from them (see `examples`), not given.
+    """
+
+    id: str
+    set: str
+    source: str
+    request: str
+    response: str
+    harm: int | None = None
+    action: int | None = None
+    refusal: int | None = None
+    weak: bool = False
+
+
+def examples() -> list[Example]:
+    """All labelled responses.
+
+    XSTest was labelled for refusal only. From that follows, for training but never for measuring, that refusing in
+    full, or answering a safe request, is harmless. That complying with an unsafe one is harmful does not: learning
+    it made the judge worse on Do-Not-Answer.
+
+    Raises:
+        DataError: if the labels are not here.
+    """
+    found = []
+    for row in labelled.load("dna"):
+        r = row.record
+        harm = int(row.labels["harm"] >= 1)
+        found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, row.labels["action"]))
+    for row in labelled.load("xstest"):
+        r, refusal = row.record, row.labels["refusal"]
+        harmless = r.intent == "benign" or refusal == 2
+        found.append(
+            Example(
+                r.id,
+                "xstest",
+                r.source,
+                r.prompt,
+                r.response or "",
+                harm=0 if harmless else None,
+                refusal=refusal,
+                weak=True,
+            )
+        )
+    return found
+
+
+def jailbroken() -> list[Example]:
+    """PyRIT's labelled responses; they are trained on in every fold and measured in none.
+
+    Harm is of its own degree scale. Where a request's objective was achieved, the response follows the request. Its
+    refusals know no partial ones: what refused counts as full.
+
+    Raises:
+        DataError: if the package cannot be fetched.
+    """
+    found: dict[tuple[str, str], Example] = {}
+    for kind, request, response, score in _scored():
+        key = request, response
+        row = found.get(key) or Example(f"pyrit/{len(found)}", "pyrit", "pyrit", request, response, weak=True)
+        if kind == "harm" and (score >= HARMFUL_FROM or score == 0):
+            row = replace(row, harm=int(score > 0))
+        elif kind == "objective" and score == 1:
+            row = replace(row, action=FOLLOWS)
+        elif kind == "refusal_scorer":
+            row = replace(row, refusal=FULL if score == 1 else NONE)
+        found[key] = row
+    return list(found.values())
+
+
+def _scored() -> Iterator[tuple[str, str, str, float]]:
+    """Kind, request, response and median score of every scored text in the package."""
+    with zipfile.ZipFile(wheel(PYRIT)) as archive:
+        for name in sorted(n for n in archive.namelist() if n.startswith(PYRIT_FOLDER) and n.endswith(".csv")):
+            kind = name.removeprefix(PYRIT_FOLDER).split("/")[0]
+            if kind not in ("harm", "objective", "refusal_scorer"):
+                continue
+            lines = archive.read(name).decode("utf-8", errors="replace").splitlines(keepends=True)
+            head = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+            for row in csv.DictReader(io.StringIO("".join(lines[head:]), newline="")):
+                scores = [float(v) for k, v in row.items() if k and k.startswith("human_score") and v]
+                if scores and row.get("data_type", "text") == "text":
+                    yield kind, row["objective"], row["assistant_response"], median(scores)
+
+
+def split(rows: list[Example], fold: str) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those of the models a fold leaves out."""
+    out = FOLDS[fold]
+    return [r for r in rows if r.source not in out], [r for r in rows if r.source in out]
+
+
+def disguised(row: Example, share: float, rng: random.Random) -> Example:
+    """The example as it is, or in another dress (see `rewrapping`), or emptied."""
+    chance = rng.random()
+    if chance < share / 20:
+        return replace(row, response=nothing(rng), harm=0, action=0, refusal=None)
+    if chance >= share:
+        return row
+    text, settled = wrap(row.response, rng)
+    return replace(row, response=text, refusal=row.refusal if settled else None)

@@ -1,0 +1,142 @@
+"""Train a judge and measure it on models it has not seen: four folds, a decision, one judge of all labels.
+
+Everything lands in one folder; what is finished there is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from shard_eval.errors import UsageError
+from shard_eval.judges import decision, held_out
+from shard_eval.judges.decision import Decision
+from shard_eval.judges.encoder import Encoder
+from shard_eval.records import identity
+from shard_train.judge_training import graph
+from shard_train.judge_training.calibration import MISSING, fit
+from shard_train.judge_training.data import FOLDS, Example, examples, jailbroken, split
+from shard_train.judge_training.fit import Recipe, train
+from shard_train.judge_training.network import difference
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits for examples by judges that never saw their source model.
+
+    Attributes:
+        rows: the examples, n.
+        logits: n x 10.
+        fold: name of each one's fold, n.
+    """
+
+    rows: list[Example]
+    logits: npt.NDArray[np.float32]
+    fold: list[str]
+
+    def decided(self) -> list[dict[str, int]]:
+        """Labels of each example, its fold's decision fitted on the other folds."""
+        found: list[dict[str, int]] = [{} for _ in self.rows]
+        for name in FOLDS:
+            mine = [i for i, fold in enumerate(self.fold) if fold == name]
+            how = self.fit([i for i, fold in enumerate(self.fold) if fold != name])
+            labels = decision.labels(decision.probabilities(self.logits[mine], how), how)
+            for k, i in enumerate(mine):
+                found[i] = {axis: int(values[k]) for axis, values in labels.items()}
+        return found
+
+    def fit(self, chosen: list[int] | None = None) -> Decision:
+        """The decision fitted on some examples; default all.
+
+        XSTest's harmless replies count too: on Do-Not-Answer alone, following a request and doing harm look the same.
+        """
+        index = list(range(len(self.rows))) if chosen is None else chosen
+        rows = [self.rows[i] for i in index]
+        given = [(_or(r.action), _or(r.harm), _or(r.refusal)) for r in rows]
+        action, harm, refusal = (np.array(column) for column in zip(*given, strict=True))
+        return fit(np.asarray(self.logits[index], dtype=float), action, harm, refusal)
+
+
+def _or(label: int | None) -> int:
+    return MISSING if label is None else label
+
+
+def run(out: Path, recipe: Recipe, say: Say, only_final: bool = False) -> None:
+    """Train and measure; leaves weights.safetensors, graph.onnx, decision.json and held_out.csv in a folder.
+
+    Args:
+        out: the folder.
+        recipe: how.
+        say: told what happens.
+        only_final: train the judge of all labels without measuring; it then keeps an unfitted decision.
+
+    Raises:
+        DataError: if the labels are not here.
+        UsageError: if the folder holds another recipe's work.
+    """
+    rows = examples() + jailbroken()
+    _claim(out, recipe, rows)
+    (out / "graph.onnx").write_bytes(graph.build())
+    how = Decision()
+    if not only_final:
+        found = held_out_logits(out, rows, recipe, say)
+        how = found.fit()
+        lines = [
+            held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
+            for r, d in zip(found.rows, found.decided(), strict=True)
+        ]
+        held_out.write(out / "held_out.csv", lines)
+    _weights(out / "weights.safetensors", rows, recipe, say, "all models")
+    text = json.dumps({k: round(v, 4) for k, v in how.to_json().items()}, indent=1, sort_keys=True)
+    (out / "decision.json").write_text(text + "\n", encoding="utf-8")
+
+
+def train_folds(out: Path, recipe: Recipe, names: Sequence[str], say: Say) -> None:
+    """Train the judges of some folds only, so that several processes or machines can share the work."""
+    rows = examples() + jailbroken()
+    _claim(out, recipe, rows)
+    for name in names:
+        _weights(out / f"without-{name}.safetensors", split(rows, name)[0], recipe, say, f"without {name}")
+
+
+def _claim(out: Path, recipe: Recipe, rows: list[Example]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    work = {"recipe": asdict(recipe), "examples": identity([asdict(r) for r in rows])}
+    place = out / "recipe.json"
+    if place.exists() and json.loads(place.read_text()) != work:
+        raise UsageError(f"{out} holds the work of another recipe or other labels. Give another folder.")
+    place.write_text(json.dumps(work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say) -> HeldOut:
+    """Logits of the fold judges; each is trained unless its weights are in the folder."""
+    found: list[Example] = []
+    logits: list[npt.NDArray[np.float32]] = []
+    folds: list[str] = []
+    for name in FOLDS:
+        kept, left = split(rows, name)
+        path = _weights(out / f"without-{name}.safetensors", kept, recipe, say, f"without {name}")
+        found += left
+        # By the engine and the weights as they are shipped, not by the network as it was trained.
+        logits.append(Encoder(path, out / "graph.onnx").logits([(r.request, r.response) for r in left]))
+        folds += [name] * len(left)
+    return HeldOut(found, np.concatenate(logits), folds)
+
+
+def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: str) -> Path:
+    if not path.exists():
+        say(f"{name}: {len(rows)} examples")
+        learned: dict[str, Any] = difference(train(rows, recipe, lambda line: say(f"{name}: {line}")), recipe.rank)
+        unfinished = path.with_suffix(".part")
+        save_file(learned, unfinished)
+        unfinished.rename(path)
+    return path
