@@ -37,6 +37,8 @@ def test_the_wheel_holds_our_two_packages_and_nothing_else(wheel):
     )
     assert "shard_eval/judges/embedded_agreement.json" in names and "shard_eval/py.typed" in names
     assert "shard_eval/judges/embedded_attacks.json" in names
+    assert {f"shard_eval/labelling/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
+    assert "shard_train/judge_training/card.md" in names
     assert {f"shard_eval/leaderboard/assets/{n}" for n in ("page.html", "page.css", "page.js", "vendor.js")} <= set(
         names
     )
@@ -91,7 +93,7 @@ def test_every_prompt_file_is_used():
 
 
 COMMANDS = (
-    "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard compare",
+    "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard judge label", "shard judge train-embedded", "shard compare",
     "shard train watch", "shard leaderboard build", "shard leaderboard check", "shard leaderboard submit",
     "shard leaderboard export", "shard results import",
 )  # fmt: skip
