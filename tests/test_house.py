@@ -93,7 +93,8 @@ def test_every_prompt_file_is_used():
 
 
 COMMANDS = (
-    "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard judge label", "shard judge train-embedded", "shard compare",
+    "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard compare",
+    "shard judge label", "shard judge train-embedded",
     "shard train watch", "shard leaderboard build", "shard leaderboard check", "shard leaderboard submit",
     "shard leaderboard export", "shard results import",
 )  # fmt: skip
