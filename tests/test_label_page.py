@@ -197,7 +197,7 @@ def test_five_items_by_keyboard_with_undo_and_on_after_the_server_was_killed(
     said = [r and tuple(r.labels.get(axis) for axis in AXES) for r in found]
     assert said == [(2, 0, 4), (0, 2, 3), (None,) * 3, (1, 0, 2), (0, 0, 2), (0, 1, 4)]
     assert [r and r.skipped for r in found] == [False, False, True, False, False, False]
-    assert all(r and 0 < r.seconds < 600 for r in found)
+    assert all(r and 0 <= r.seconds < 600 for r in found)
 
 
 def test_nothing_that_arrives_names_a_system_a_verdict_or_a_record(
