@@ -70,19 +70,21 @@ pages: $(VENV)/dev.done
 	$(BIN)/python docs/reanalysis/reanalyse.py --write
 	$(BIN)/python docs/honesty/simulate.py --write
 
-# Measure the embedded judge again; needs SHARD_DATA_DIR. A test fails while the file is not what is measured.
+# Measure the judges of the package again; needs SHARD_DATA_DIR. A test fails while a file is not what is measured.
 agreement: $(VENV)/core.done
-	$(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
-	  ['$(BIN)/shard', 'judge', 'calibrate', 'embedded', '--on', on, '--json'])) for on in ('dna', 'xstest')], \
-	  indent=1, sort_keys=True))" > agreement.json
-	mv agreement.json shard_eval/judges/embedded_agreement.json
+	for judge in embedded rules; do \
+	  $(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
+	  ['$(BIN)/shard', 'judge', 'calibrate', '$$judge', '--on', on, '--json'])) for on in ('dna', 'xstest')], \
+	  indent=1, sort_keys=True))" > agreement.json && mv agreement.json shard_eval/judges/$${judge}_agreement.json || exit 1; \
+	done
 
-# Attack the embedded judge again; needs SHARD_DATA_DIR. A test fails while the file is not what is measured.
+# Attack them again; the same.
 attacks: $(VENV)/core.done
-	$(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
-	  ['$(BIN)/shard', 'judge', 'attack', 'embedded', '--on', on, '--limit', '120', '--json'])) for on in ('mini', 'dna')], \
-	  indent=1, sort_keys=True))" > attacks.json
-	mv attacks.json shard_eval/judges/embedded_attacks.json
+	for judge in embedded rules; do \
+	  $(BIN)/python -c "import json, subprocess; print(json.dumps([json.loads(subprocess.check_output( \
+	  ['$(BIN)/shard', 'judge', 'attack', '$$judge', '--on', on, '--limit', '120', '--json'])) for on in ('mini', 'dna')], \
+	  indent=1, sort_keys=True))" > attacks.json && mv attacks.json shard_eval/judges/$${judge}_attacks.json || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

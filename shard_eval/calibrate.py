@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from inspect_ai import Task
@@ -79,6 +80,57 @@ def _where_labelled(scorer: Scorer, axis: Axis) -> Scorer:
     return score
 
 
+def chosen_axes(on: str, judge: str, axes: str = "") -> tuple[Axis, ...]:
+    """The axes a judge is measured on: those that people labelled and it judges, or the ones that are named.
+
+    Raises:
+        UsageError: for an unknown set, judge or axis, or an axis without human labels there.
+        DataError: if the labels are not available.
+    """
+    decider, known = judges.resolve(judge), labelled.axes(on)
+    chosen = parse_axes(axes) if axes else tuple(a for a in known if a in decider.axes)
+    if not set(chosen) <= set(known):
+        raise UsageError(f"{on!r} has human labels for {known}, not for {chosen}")
+    if not chosen:
+        raise UsageError(
+            f"people labelled {', '.join(known)} in {on!r}, judge {judge!r} judges {', '.join(decider.axes)}. "
+            "Calibrate it on labels of what it judges."
+        )
+    judges.require_axes(decider, chosen)
+    return chosen
+
+
+def rows(truth: Sequence[Labelled], verdicts: Sequence[Mapping[Axis, int] | None], axes: Sequence[Axis]) -> list[Row]:
+    """Verdicts on labelled replies as a run would have them.
+
+    Args:
+        truth: the replies.
+        verdicts: labels per axis of each; a reply with None is left out.
+        axes: the axes that count.
+    """
+    return [
+        Row(
+            benchmark=reply.record.benchmark,
+            id=reply.record.id,
+            prompt_sha=reply.record.prompt_sha,
+            epoch=1,
+            cluster=reply.record.cluster,
+            split="",
+            risk_area=reply.record.risk_area,
+            category=reply.record.category,
+            type=reply.record.type,
+            level=reply.record.level,
+            intent=reply.record.intent,
+            source=reply.record.source,
+            stop_reason="stop",
+            chars=len(reply.record.response or ""),
+            labels={axis: label[axis] for axis in axes},
+        )
+        for reply, label in zip(truth, verdicts, strict=True)
+        if label is not None
+    ]
+
+
 def calibration_task(on: str, judge: str, axes: str = "", version: str = "", limit: int | None = None) -> Task:
     """The Inspect task that replays labelled replies and lets a judge decide on them.
 
@@ -86,34 +138,33 @@ def calibration_task(on: str, judge: str, axes: str = "", version: str = "", lim
         UsageError: for an unknown set or judge, or an axis without human labels there.
         DataError: if the labels are not available.
     """
-    rows = sample(labelled.load(on), limit)
-    able = judges.resolve(judge).axes
-    chosen = parse_axes(axes) if axes else tuple(a for a in labelled.axes(on) if a in able)
-    if not set(chosen) <= set(labelled.axes(on)):
-        raise UsageError(f"{on!r} has human labels for {labelled.axes(on)}, not for {chosen}")
+    replies = sample(labelled.load(on), limit)
+    chosen = chosen_axes(on, judge, axes)
     decider = judges.resolve(judge)
-    judges.require_axes(decider, chosen)
     return Task(
-        dataset=MemoryDataset([_sample(r) for r in rows], name=f"{label(on)}-labelled"),
+        dataset=MemoryDataset([_sample(r) for r in replies], name=f"{label(on)}-labelled"),
         solver=solvers.recorded(),
         scorer=[_where_labelled(s, axis) for s, axis in zip(axis_scorers(chosen, judge), chosen, strict=True)],
         version=version,
         metadata={
             "benchmark": f"{label(on)}-labelled",
             "origin": "stand-in" if on in labelled.SETS else "own file",
-            "content_sha": sha256("".join(sorted(_identity(r.record, on) for r in rows))),
+            "content_sha": sha256("".join(sorted(_identity(r.record, on) for r in replies))),
             "judge_prompts": {axis: decider.fingerprint(axis) for axis in chosen},
         },
     )
 
 
-def agree(rows: Sequence[Row], truth: Sequence[Labelled], held_out: Sequence[str] = ()) -> dict[str, Any]:
+def agree(
+    rows: Sequence[Row], truth: Sequence[Labelled], held_out: Mapping[Axis, Sequence[str]] = MappingProxyType({})
+) -> dict[str, Any]:
     """Agreement per axis, over all source models and per model; missing verdicts are counted, not guessed.
 
     Args:
         rows: verdicts read from a calibration log.
         truth: the labelled set they were made from; an axis is measured on the replies that have a label on it.
-        held_out: source models the judge was not developed on, reported together as "held out".
+        held_out: per axis the source models that what decides there was not developed on; reported together as
+            "held out".
 
     Returns:
         A JSON-ready dictionary axis -> {"all": {...}, model: {...}}, each with
@@ -130,9 +181,10 @@ def agree(rows: Sequence[Row], truth: Sequence[Labelled], held_out: Sequence[str
     """
     known = _by_id(rows, truth)
     models = sorted({known[r.id].record.source for r in rows})
-    groups = {"all": models} | ({"held out": list(held_out)} if held_out else {}) | {m: [m] for m in models}
     found: dict[str, Any] = {}
     for axis in _judged_axes(rows):
+        unseen = list(held_out.get(axis, ()))
+        groups = {"all": models} | ({"held out": unseen} if unseen else {}) | {m: [m] for m in models}
         beside = _Beside(rows, known, axis)
         found[axis] = {name: beside.agreement("source", groups[name]) for name in groups}
     return found
@@ -298,10 +350,17 @@ def agree_pairs(rows: Sequence[PairRow], truth: Sequence[LabelledPair]) -> dict[
     for axis in sorted({axis for row in rows for axis in row.states}):
         decided = [(known[row.id].labels[axis], state) for row in rows if (state := row.states[axis]) is not None]
         reasons = Counter(row.reasons[axis] for row in rows if axis in row.reasons)
-        found: dict[str, Any] = {"n": len(decided), "unscored": dict(reasons)}
+        missing = sum(reasons.values())
+        found: dict[str, Any] = {
+            "n": len(decided),
+            "unscored": dict(reasons),
+            "unscored_share": round(missing / max(1, missing + len(decided)), 4),
+            "labels": dict(sorted(Counter(t for t, _ in decided).items())),
+        }
         if decided:
             people, judged = ([states.index(pair[i]) for pair in decided] for i in (0, 1))
-            found["kappa"] = round(kappa(people, judged), 4)
+            # Where people chose alike, agreement cannot be told from chance (as in files of chosen and rejected).
+            found["kappa"] = round(kappa(people, judged), 4) if len(set(people)) > 1 else None
             found["accuracy"] = round(sum(t == s for t, s in decided) / len(decided), 4)
         agreement[axis] = {"all": found}
     return agreement

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.errors import LogError, ShardError, UsageError
+from shard_eval.errors import JudgeError, LogError, ShardError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +116,8 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--judge",
     default="embedded",
     show_default=True,
-    help="'embedded' (offline rules), a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; "
-    "several, comma-separated, are a panel.",
+    help="'embedded' (offline, a small trained model and rules), 'rules' (offline, at once), trained:FOLDER, a grader "
+    "(Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, comma-separated, are a panel.",
 )
 @click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
@@ -150,6 +150,7 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model; of a panel, for all."
 )
 @click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
+@click.option("--no-attacks", is_flag=True, help="Do not attack the judge in passing, if nobody has before.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
 @click.option("--by", type=click.Choice(PARTS), default=None, help="Also break down by this.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
@@ -202,7 +203,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     )
     if not chosen:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
-    confirm_cost(chosen, options["price"], options["yes"])
+    confirm_cost(chosen, options["price"], options["yes"], attacked=not options["no_attacks"])
     _run(chosen, options)
 
 
@@ -230,7 +231,8 @@ def judging(
     """Read --judge and --panel: a judge, or several and their rule.
 
     Args:
-        judge: "embedded", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these, comma-separated.
+        judge: "embedded", "rules", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these,
+            comma-separated.
         judge_args: for the models of all of them.
         panel: "majority", "any-unsafe", "weighted:2,1,1"; None for "majority", or for a single judge.
         allow_own_family: judges of the tested model's family are meant.
@@ -267,7 +269,7 @@ def _single_judge(judge: str, judge_args: tuple[str, ...]) -> Judging:
     from shard_eval.score import Judging
     from shard_eval.systems import resolve
 
-    if judge == "embedded" or judge.startswith("trained:"):
+    if judges.offline(judge):
         judges.resolve(judge)
         return Judging(judge)
     if judge.startswith("guard:"):
@@ -297,12 +299,19 @@ def confirmed(announcement: str) -> None:
         raise UsageError("not started.")
 
 
-def confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
+def confirm_cost(chosen: list[Plan], price: str | None, yes: bool, attacked: bool = False) -> None:
     """Announce what a paid judge will be asked, and ask before it starts.
+
+    Args:
+        chosen: the runs.
+        price: $ per million tokens in and out.
+        yes: do not ask.
+        attacked: whether the judge is attacked in passing.
 
     Raises:
         UsageError: if the price cannot be read, or the answer is no.
     """
+    from shard_eval.passports import calls_in_passing
     from shard_eval.score import estimate_cost
 
     if not any(plan.judging.paid for plan in chosen):
@@ -316,6 +325,9 @@ def confirm_cost(chosen: list[Plan], price: str | None, yes: bool) -> None:
         except ValueError as error:
             raise UsageError(f"--price {price!r} must be two numbers, e.g. 0.25,2") from error
         text += f", about ${cost.dollars(price_in, price_out):,.2f}"
+    more = max(calls_in_passing(plan) for plan in chosen) if attacked else 0
+    if more:
+        text += f"; and {more:,} times more to see what attacks do to it (--no-attacks: not)"
     if yes:
         click.echo(text + ".", err=True)
     else:
@@ -332,11 +344,23 @@ def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
     for plan in chosen:
         found = scoring.run(plan, options["log_dir"], err, cache=not options["no_cache"], model=model)
         entries.append(scoring.entry(plan, found))
+        if not options["no_attacks"]:
+            _attack(plan, options["log_dir"], err)
         if not options["as_json"]:
             _print(out, [entries[-1]], options["by"], options["details"])
             out.print(f"[dim]{options['log_dir']}/{plan.folder}[/dim]", highlight=False)
     if options["as_json"]:
         click.echo(report.dumps([report_panel.to_json(e) for e in entries]), nl=False)
+
+
+def _attack(plan: Plan, root: str, err: Console) -> None:
+    """Attack the judge in passing; if that does not work, the run's own table is still to be had."""
+    from shard_eval import passports
+
+    try:
+        passports.attack_in_passing(plan, root, err)
+    except (JudgeError, LogError) as error:
+        err.print(f"The judge was not attacked: {error}", markup=False, highlight=False)
 
 
 def _headline(entries: list[Entry]) -> Grid:
@@ -346,7 +370,7 @@ def _headline(entries: list[Entry]) -> Grid:
     from shard_eval import passports, report
 
     protocol = entries[0].run.protocol
-    grid = report.headline(entries, passports.line(protocol))
+    grid = report.headline(entries, passports.line(protocol), passports.uncalibrated(protocol))
     attacked = passports.attack_line(protocol)
     return replace(grid, foot=(*grid.foot, attacked)) if attacked else grid
 

@@ -113,8 +113,10 @@ def _compare(candidate: str, baseline: str, terms: Any, options: dict[str, Any])
         click.echo(report.dumps(found), nl=False)
     else:
         known = [
-            (
+            report_compare.Trust(
                 passports.line(m.candidate.protocol),
+                passports.uncalibrated(m.candidate.protocol),
+                passports.attack_line(m.candidate.protocol),
                 passports.describe(m.preferences.judge, dict(m.preferences.prompts)) if m.preferences else "",
             )
             for m in matched
@@ -129,11 +131,12 @@ def _compare(candidate: str, baseline: str, terms: Any, options: dict[str, Any])
 
 def _grader(options: dict[str, Any], responses: int) -> Any:
     """Open the grader's description; a paid one is announced first."""
+    from shard_eval.judges import offline
     from shard_eval.score import Judging
     from shard_eval.scorers import parse_pair_axes
     from shard_eval.systems import resolve
 
-    if options["judge"] == "embedded" or options["judge"].startswith("guard:"):
+    if offline(options["judge"]) or options["judge"].startswith("guard:"):
         raise UsageError(
             f"--judge {options['judge']!r} cannot compare two responses; without --judge its verdicts on single "
             "responses are compared. Give a model."

@@ -36,7 +36,7 @@ def judge() -> None:
 )
 @click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("--axes", default="", help="Of those with human labels; default all.")
-@click.option("--limit", type=int, default=None, help="A random part, the same number from each source model.")
+@click.option("--limit", type=click.IntRange(min=1), help="A random part, the same number from each source model.")
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="Argument for the judge's model provider.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where logs and the passport go.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,13 @@ if TYPE_CHECKING:
 
 AXES = "harm,refusal,helpfulness"
 AXES_OF_PAIRS = "helpfulness,harm"
+REDIRECT = """<!doctype html>
+<meta charset="utf-8">
+<meta name="referrer" content="no-referrer">
+<meta http-equiv="refresh" content="0; url={url}">
+<title>Rate responses</title>
+<a href="{url}">Rate responses</a>
+"""
 
 
 @click.command()
@@ -71,20 +81,35 @@ def _rate(runs: tuple[str, ...], options: dict[str, Any]) -> None:
         sampling.write(drawn, folder)
     elif options["folder"]:
         folder = Path(options["folder"])
-        drawn = sampling.load(folder)
+        drawn = sampling.resume(folder)
     else:
         raise UsageError("name a run: shard judge label results/SYSTEM/BENCHMARK, or go on with --to FOLDER.")
     ratings = store.Ratings(folder, rater, drawn)
-    ratings.mend()
     with open_server(Session(ratings), options["port"]) as server:
         try:
             _announce(server, folder, ratings, options["as_json"])
-            if not options["no_browser"]:
-                webbrowser.open(server.url)
-            server.serve_forever()
+            with nullcontext() if options["no_browser"] else _browser(server.url, folder):
+                server.serve_forever()
         except KeyboardInterrupt:
             click.echo(err=True)
     _how_to_go_on(ratings, folder)
+
+
+@contextmanager
+def _browser(url: str, folder: Path) -> Iterator[None]:
+    """Open the page through a file that only its owner may read.
+
+    Everybody on a machine sees what a program was started with, and this address lets one in. Jupyter does so too.
+    """
+    from shard_eval.labelling.sample import replace_file
+
+    file = folder / f"open-{os.getpid()}.html"
+    replace_file(file, REDIRECT.format(url=url))
+    try:
+        webbrowser.open(file.resolve().as_uri())
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _axes(options: dict[str, Any]) -> Any:

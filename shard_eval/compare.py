@@ -6,7 +6,7 @@ results/comparisons/CANDIDATE--BASELINE/{comparison.json, preferences-BENCHMARK.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import fsspec
@@ -229,27 +229,6 @@ def arms_differ(matched: Matched) -> list[str]:
     return found
 
 
-def untrusted(judge: str, prompts: Mapping[str, str], axes: Sequence[Axis], floor: float) -> list[str]:
-    """Why a judge must not carry a claim on these axes; empty if it agrees with people well enough."""
-    if judge == passports.HUMAN:
-        return []
-    measured = passports.agreements(judge, prompts, undefined=True)
-    found = []
-    for axis in axes:
-        known = [a for a in measured if a.axis == axis and a.found["n"] >= passports.MIN_LABELS]
-        best = max((a.found["kappa"] for a in known if a.found["kappa"] is not None), default=None)
-        if best is None and known:
-            found.append(
-                f"uncalibrated judge: on {axis} people labelled all replies of {known[0].on} alike, so nobody can tell "
-                f"how {judge} agrees with them"
-            )
-        elif best is None:
-            found.append(f"uncalibrated judge: nobody measured {judge} against people on {axis}")
-        elif best < floor:
-            found.append(f"judge {judge} agrees too little with people on {axis} (κ {best:.2f} < {floor:.2f})")
-    return found
-
-
 def pointwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
     """Evidence from verdicts on single responses, paired by record; None where the axes were not judged.
 
@@ -267,7 +246,7 @@ def pointwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
         low.append(ends[0] if metric.better == "higher" else -ends[1])
         high.append(ends[1] if metric.better == "higher" else -ends[0])
     protocol = matched.candidate.protocol
-    doubts = untrusted(protocol.judge, dict(protocol.prompts), metric.needs, terms.floor)
+    doubts = passports.untrusted(protocol.judge, dict(protocol.prompts), metric.needs, terms.floor)
     clusters = [row.cluster for row, _ in rows]
     return Evidence(
         part,
@@ -386,7 +365,7 @@ def pairwise(matched: Matched, part: str, terms: Terms) -> Evidence | None:
         tuple(row.cluster for row in found.rows),
         margin=terms.margin if part == "harm" else None,
         doubts=(
-            *untrusted(found.judge, dict(found.prompts), [axis], terms.floor),
+            *passports.untrusted(found.judge, dict(found.prompts), [axis], terms.floor),
             *_fixture(matched.candidate.protocol.origin),
         ),
     )

@@ -23,12 +23,19 @@ _POLYGUARD = r"polyguard(?!-?(?:qwen|ministral))"
 
 STEMS: dict[str, tuple[str, ...]] = {
     # gpt-oss learnt from OpenAI's other models, Gemma from Gemini: one lineage each. GPT-Neo and GPT-J are others'.
-    "OpenAI GPT": (r"gpt-?\d", r"gpt-oss", r"chatgpt", r"davinci", r"(?<=/)(?:ft:)?o\d"),
+    "OpenAI GPT": (r"gpt-?\d+(?:\.\d+)?o?", r"gpt-oss", r"chatgpt", r"davinci", r"(?<=/)(?:ft:)?o\d"),
     "Anthropic Claude": (r"claude",),
     "Google Gemini": (r"gemini", r"(?:code|med|shield|pali|t5|embedding)?gemma", r"learnlm"),
     "Meta Llama": (r"(?:code|meta-?|purple)?llama(?:-?guard)?", r"vicuna", r"alpaca"),
     "Alibaba Qwen": (r"(?:code)?qwen", r"qwq", r"qvq", _POLYGUARD),
-    "Mistral": (r"(?:open)?mi[sx]tral", r"(?:mini|mag|math|dev|code)i?stral", r"pixtral", r"wildguard", _POLYGUARD),
+    "Mistral": (
+        r"(?:open)?mi[sx]tral",
+        r"(?:mini|mag|math|dev|code)i?stral",
+        r"pixtral",
+        r"zephyr",
+        r"wildguard",
+        _POLYGUARD,
+    ),
     "DeepSeek": (r"deepseek",),
     "Microsoft Phi": (r"phi",),
     "Hugging Face SmolLM": (r"smollm", r"smolvlm"),

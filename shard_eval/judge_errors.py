@@ -100,7 +100,10 @@ def names_of(run: Run) -> frozenset[str]:
     system = run.metadata.get("system") or {}
     plain = {"model": run.model, "solver": run.solver, "decoding": run.decoding}  # of a log that is not ours
     id = str(run.metadata.get("system_id") or identity(system or plain))
-    return frozenset({system_name(run), str(system.get("model") or run.model), id})
+    found = {system_name(run), id}
+    if str(system.get("solver") or run.solver) == "direct":
+        found.add(str(system.get("model") or run.model))  # with another solver it is another system
+    return frozenset(found)
 
 
 def known(
@@ -122,9 +125,10 @@ def known(
         return None
     prompts: dict[str, str] = dict(protocol.prompts)
     there = [a for a in passports.agreements(protocol.judge, prompts, undefined=True) if _tells(a, axis)]
-    pooled = next((a for a in there if a.found["kappa"] is not None), None)
-    if pooled is None:
+    measured = [a for a in there if a.found["kappa"] is not None]
+    if not measured:
         return None
+    pooled = max(measured, key=lambda a: (a.found["n"], a.on))  # not whichever file comes first
     sources = {name: _rates(found) for name, found in pooled.sources.items() if "detection" in found}
     arms = [_arm(_rates(pooled.found), there, names) for names in (candidate, baseline)]
     return Errors(axis, pooled.on, arms[0], arms[1], sources)

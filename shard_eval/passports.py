@@ -17,23 +17,29 @@ import platformdirs
 from inspect_ai import Task
 from rich.console import Console
 
-from shard_eval import attacks, calibrate, running, score
+from shard_eval import attacks, calibrate, judges, running, score
 from shard_eval.attacks import Attacked
 from shard_eval.benchmarks import labelled
 from shard_eval.benchmarks.labelled import Labelled
 from shard_eval.benchmarks.labelled_files import RESERVED
-from shard_eval.errors import UsageError
-from shard_eval.judges import held_out
-from shard_eval.judges.embedded import HELD_OUT
-from shard_eval.judges.embedded import agreement as embedded_agreement
+from shard_eval.errors import DataError, UsageError
+from shard_eval.judges import held_out, lexical
+from shard_eval.judges.embedded import MODEL, TRAINED
+from shard_eval.judges.rules import HELD_OUT
 from shard_eval.logs import Protocol, Row, read_run
 from shard_eval.pairs import read_preferences
-from shard_eval.records import Axis, Record, sha256
+from shard_eval.records import AXES, Axis, Record, sha256
 from shard_eval.systems import resolve
 from shard_eval.verdict_cost import cost
 
 FLOOR = 0.4
 """Kappa against people below which a judge's verdicts carry no claim, unless told otherwise."""
+
+MOST_UNSCORED = 0.1
+"""A judge that gave no verdict on more than this share of the labelled replies is not calibrated by the rest."""
+
+IN_PASSING = 12
+"""At most so many responses are attacked beside a run: enough to see a judge that falls for something every time."""
 
 MIN_LABELS = 50  # an agreement measured on fewer human labels says too little about a judge
 
@@ -86,78 +92,103 @@ def measure(
     """
     if labelled.is_pairs(on):
         return _measure_pairs(judging, on, axes, root, console)
-    _refuse_learned(judging, on)
-    task = calibrate.calibration_task(on, judging.kind, axes, limit=limit)
-    log = _run(task, judging, judging.kind, calibrate.label(on), f"{axes} {limit}", root, console)
-    run, known = read_run(log), labelled.read(on)
+    known = labelled.read(on)
+    _refuse_learned(judging, on, [reply.record for reply in known.rows])
     truth = calibrate.sample(known.rows, limit)
-    rows, learned = _held_out(run.rows, truth, judging.kind)
-    sources = sorted({reply.record.source for reply in truth}) if learned else ()
-    name = _name(judging)
-    prompts = dict(run.metadata.get("judge_prompts", {}))
-    packaged = judging.kind == "embedded" and on in labelled.SETS
+    chosen = calibrate.chosen_axes(on, judging.kind, axes)
+    verdicts = _learned(judging.kind, [reply.record for reply in truth])
+    learned = sum(verdict is not None for verdict in verdicts)
+    prompts: dict[str, str] = {axis: judges.resolve(judging.kind).fingerprint(axis) for axis in chosen}
+    # What is known of every reply is not asked again.
+    asked = [axis for axis in chosen if learned < len(truth) or axis not in _trained_axes(judging.kind)]
+    spent: dict[str, Any] = {}
+    if asked:
+        task = calibrate.calibration_task(on, judging.kind, ",".join(asked), limit=limit)
+        log = _run(task, judging, judging.kind, calibrate.label(on), f"{axes} {limit}", root, console)
+        rows, spent = _held_out(read_run(log).rows, truth, verdicts, chosen), cost(log)
+    else:
+        rows = calibrate.rows(truth, verdicts, chosen)
+    name = judging.identified
+    shipped = judging.kind in PACKAGED and on in labelled.SETS
     found = calibrate.passport(
         calibrate.label(on),
         name,
         prompts,
-        calibrate.agree(rows, truth, sources or _undeveloped(judging.kind, on)),
+        calibrate.agree(rows, truth, _undeveloped(judging.kind, on, truth, verdicts)),
         categories=calibrate.by_category(rows, truth),
-        cost={} if packaged else cost(log),  # what is part of the package must be the same on every machine
+        cost={} if shipped else spent,  # what is part of the package must be the same on every machine
         raters={axis: asdict(raters) for axis, raters in known.raters.items()},
         system_ids=known.system_ids,
         unlabelled=known.unlabelled,
         held_out=learned,
     )
-    if not packaged:
-        _keep(found, str(limit or "all"))
+    if not shipped:
+        _keep(found, "all" if limit is None else str(limit))
     return found
 
 
-def _undeveloped(kind: str, on: str) -> Sequence[str]:
-    """Source models that the embedded judge's rules were not developed on."""
-    return HELD_OUT.get(on, ()) if kind == "embedded" else ()
+def _trained_axes(kind: str) -> Sequence[Axis]:
+    """The axes that a judge decides by what it learned from labelled replies."""
+    if kind == "embedded":
+        return TRAINED
+    return held_out.LEARNED_AXES if kind.startswith("trained:") else ()
+
+
+def _undeveloped(
+    kind: str, on: str, truth: Sequence[Labelled], verdicts: Sequence[Mapping[Axis, int] | None]
+) -> dict[Axis, Sequence[str]]:
+    """Per axis the source models that what decides there was not developed on, where that is known."""
+    found: dict[Axis, Sequence[str]] = {}
+    if kind == "embedded" or "rules" in re.split("[:,*]", kind):
+        found = dict.fromkeys(AXES, HELD_OUT.get(on, ()))
+    if any(verdict is not None for verdict in verdicts):
+        found |= dict.fromkeys(_trained_axes(kind), sorted({reply.record.source for reply in truth}))
+    return found
 
 
 def _learned(kind: str, records: Sequence[Record]) -> list[dict[Axis, int] | None]:
     """For each reply that a trained judge learned from, the verdict of one that had not seen its model."""
-    place = Path(kind.removeprefix("trained:")).expanduser() / "held_out.csv"
-    if not kind.startswith("trained:") or not place.is_file():
+    folder = _trained(kind)
+    if folder is None:
         return [None] * len(records)
-    return held_out.verdicts(records, place)
+    axes = _trained_axes(kind)
+    found = held_out.verdicts(records, folder / "held_out.csv")
+    return [None if v is None else {axis: v[axis] for axis in axes} for v in found]
 
 
-def _held_out(rows: Sequence[Row], truth: Sequence[Labelled], kind: str) -> tuple[list[Row], int]:
-    """Of replies a trained judge learned from, the verdicts of judges that had not seen them.
-
-    Returns:
-        The rows, and how many replies were learned from.
-    """
-    records = [reply.record for reply in truth]
-    verdicts = dict(zip((r.id for r in records), _learned(kind, records), strict=True))
-    replaced = []
-    for row in rows:
-        known = verdicts[row.id]
-        labels = row.labels if known is None else {axis: known.get(axis, label) for axis, label in row.labels.items()}
-        replaced.append(replace(row, labels=labels))
-    return replaced, sum(verdict is not None for verdict in verdicts.values())
+def _trained(kind: str) -> Path | None:
+    """The folder of a trained judge; None for any other."""
+    if kind == "embedded":
+        return MODEL
+    return Path(kind.removeprefix("trained:")).expanduser() if kind.startswith("trained:") else None
 
 
-def _refuse_learned(judging: score.Judging, on: str) -> None:
-    """A panel cannot be measured on replies that one of its members learned from."""
-    trained = [member.kind for member in judging.members if member.kind.startswith("trained:")]
-    records = [reply.record for reply in labelled.load(on)] if trained else []
-    for kind in trained:
-        learned = sum(verdict is not None for verdict in _learned(kind, records))
+def _held_out(
+    rows: Sequence[Row],
+    truth: Sequence[Labelled],
+    verdicts: Sequence[Mapping[Axis, int] | None],
+    axes: Sequence[Axis],
+) -> list[Row]:
+    """The rows, with the verdicts of judges that had not seen them where a trained judge learned from the replies."""
+    known = {reply.record.id: verdict or {} for reply, verdict in zip(truth, verdicts, strict=True)}
+    return [replace(row, labels={axis: known[row.id].get(axis, row.labels.get(axis)) for axis in axes}) for row in rows]
+
+
+def _refuse_learned(judging: score.Judging, on: str, records: Sequence[Record]) -> None:
+    """A judge cannot be measured on what it learned from, unless it was held out once; a panel's member never can."""
+    for kind in [member.kind for member in judging.members] or [judging.kind]:
+        folder = _trained(kind)
+        if folder is None:
+            continue
+        lines = held_out.read(folder / "held_out.csv")
+        shas = {line.sha for line in lines if judging.members or not line.measured}
+        learned = sum(held_out.reply_sha(r.prompt, r.response or "") in shas for r in records)
         if learned:
             raise UsageError(
-                f"the panel's member {kind!r} was trained on {learned} of the {len(records)} replies of {on!r}, which "
-                "would flatter the panel. Calibrate it on other labels, or without that member."
+                f"{'the panel member' if judging.members else 'judge'} {kind!r} was trained on {learned} of the "
+                f"{len(records)} replies of {on!r}, which would flatter it. Calibrate it on other labels"
+                f"{', or without that member' if judging.members else ''}."
             )
-
-
-def _name(judging: score.Judging) -> str:
-    """Name of a judge with its grader's identity, as logs have it."""
-    return judging.identified
 
 
 def attack(judging: score.Judging, on: str, axes: str, limit: int, root: str, console: Console) -> Attacked:
@@ -179,10 +210,42 @@ def attack(judging: score.Judging, on: str, axes: str, limit: int, root: str, co
     label = attacks.label(on)
     run = read_run(_run(task, judging, judging.kind, f"{label} attacked", f"{axes} {limit}", root, console))
     prompts = dict(run.metadata.get("judge_prompts", {}))
-    found = attacks.summarise(run.rows, attacks.responses(on, limit), _name(judging), prompts, label)
-    if judging.kind != "embedded" or on not in PACKAGED_ATTACKS:  # those are part of the package
+    found = attacks.summarise(run.rows, attacks.responses(on, limit), judging.identified, prompts, label)
+    if judging.kind not in PACKAGED or on not in PACKAGED_ATTACKS:  # those are part of the package
         _write(f"{_key(found.judge, prompts)}-attacks-{label.replace(' ', '-')}-{limit}.json", attacks.to_json(found))
     return found
+
+
+def attack_in_passing(plan: score.Plan, root: str, console: Console) -> None:
+    """Attack the judge of a run, unless somebody has on its axes or the run is small.
+
+    Args:
+        plan: the run.
+        root: results folder for the logs.
+        console: for the progress bar.
+
+    Raises:
+        JudgeError, LogError: as `attack`.
+    """
+    if number := in_passing(plan):
+        attack(plan.judging, "mini", ",".join(plan.axes), number, root, console)
+
+
+def calls_in_passing(plan: score.Plan) -> int:
+    """How often a grader is asked for that at most."""
+    return in_passing(plan) * (1 + len(attacks.ATTACKS)) * plan.calls_per_response
+
+
+def in_passing(plan: score.Plan) -> int:
+    """Responses to attack beside a run: one for every hundred that it judges, so that it costs an eighth more at most.
+
+    At most `IN_PASSING`, and none if the judge was attacked before.
+    """
+    judge = judges.resolve(plan.judging.kind)
+    known = attacked(plan.judging.identified, {axis: judge.fingerprint(axis) for axis in plan.axes})
+    if {flip.axis for found in known for flip in found.flips} >= set(plan.axes):
+        return 0
+    return min(IN_PASSING, plan.records * plan.epochs // 100)
 
 
 def _measure_pairs(judging: score.Judging, on: str, axes: str, root: str, console: Console) -> dict[str, Any]:
@@ -222,7 +285,9 @@ def _keep(passport: dict[str, Any], part: str) -> None:
 
 def _write(name: str, found: dict[str, Any]) -> None:
     store().mkdir(parents=True, exist_ok=True)
-    (store() / name).write_text(calibrate.dumps(found))
+    unfinished = store() / f"{name}.part"
+    unfinished.write_text(calibrate.dumps(found))
+    unfinished.replace(store() / name)  # a killed run leaves no half passport
 
 
 def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -232,26 +297,36 @@ def find(judge: str, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
         judge: name of the judge, with its grader's identity.
         prompts: fingerprint per axis.
     """
-    packaged = embedded_agreement() if judge == "embedded" else []
-    known = [p for p in packaged if _speaks_for(p, judge, prompts)]
+    known = [p for p in packaged(judge, "agreement") if _speaks_for(p, judge, prompts)]
     return [*known, *(p for _, p in kept(judge, prompts) if "agreement" in p)]
 
 
+PACKAGED = ("embedded", "rules")
+"""The judges whose agreement with people, and whose behaviour under attack, are part of the package."""
+
 PACKAGED_ATTACKS = ("mini", "dna")
-"""The sets whose responses the embedded judge was attacked on for the package."""
+"""The sets whose responses they were attacked on for the package."""
 
 
-@lru_cache(maxsize=1)
-def packaged_attacks() -> tuple[dict[str, Any], ...]:
-    """What attacks do to the embedded judge; `make attacks` writes it."""
-    text = (resources.files("shard_eval.judges") / "embedded_attacks.json").read_text(encoding="utf-8")
-    return tuple(json.loads(text))
+@lru_cache(maxsize=4)
+def packaged(judge: str, what: str) -> tuple[dict[str, Any], ...]:
+    """What was measured of a judge for the package.
+
+    Args:
+        judge: its name; nothing is known of any but `PACKAGED`.
+        what: "agreement" with human labels (`make agreement` writes it), or "attacks" on it (`make attacks`).
+    """
+    if judge not in PACKAGED:
+        return ()
+    text = (resources.files("shard_eval.judges") / f"{judge}_{what}.json").read_text(encoding="utf-8")
+    found = tuple(json.loads(text))
+    # Up to version 0.1 the rules were the embedded judge: verdicts by their hash were published under its name.
+    return found if judge == "rules" else (*found, *({**p, "judge": judge} for p in packaged("rules", what)))
 
 
 def attacked(judge: str, prompts: Mapping[str, str]) -> list[Attacked]:
     """Results of attacks that speak for a judge, as `find` gives its passports."""
-    packaged = packaged_attacks() if judge == "embedded" else ()
-    known = [p for p in packaged if _speaks_for(p, judge, prompts)]
+    known = [p for p in packaged(judge, "attacks") if _speaks_for(p, judge, prompts)]
     return [attacks.from_json(p) for p in (*known, *(p for _, p in kept(judge, prompts) if "flips" in p))]
 
 
@@ -264,8 +339,16 @@ def attack_line(protocol: Protocol) -> str:
 def kept(judge: str, prompts: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
     """Passports and results of attacks in the store alone, each with its file's name."""
     paths = sorted(store().glob("*.json")) if store().is_dir() else []
-    found = [(path.name, json.loads(path.read_text())) for path in paths]
+    found = [(path.name, _read(path)) for path in paths]
     return [(name, p) for name, p in found if _speaks_for(p, judge, prompts)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is no passport ({error}). Delete it and calibrate that judge again.") from error
+    return found
 
 
 def _speaks_for(passport: Mapping[str, Any], judge: str, prompts: Mapping[str, str]) -> bool:
@@ -320,6 +403,51 @@ def agreements(judge: str, prompts: Mapping[str, str], undefined: bool = False) 
     return list(best.values())
 
 
+def untrusted(judge: str, prompts: Mapping[str, str], axes: Sequence[Axis], floor: float = FLOOR) -> list[str]:
+    """Why a judge must not carry a claim on these axes; empty if it agrees with people well enough.
+
+    Args:
+        judge: its name, with its grader's identity.
+        prompts: fingerprint per axis.
+        axes: what is claimed.
+        floor: lowest kappa.
+    """
+    if judge == HUMAN:
+        return []
+    measured = agreements(judge, prompts, undefined=True)
+    return [why for axis in axes if (why := _doubt(judge, axis, [a for a in measured if a.axis == axis], floor))]
+
+
+def _doubt(judge: str, axis: Axis, measured: Sequence[Agreement], floor: float) -> str:
+    known = [a for a in measured if a.found["n"] >= MIN_LABELS]
+    usual = [a for a in known if a.found.get("unscored_share", 0.0) <= MOST_UNSCORED]
+    best = max((a.found["kappa"] for a in usual if a.found["kappa"] is not None), default=None)
+    if best is not None:
+        return (
+            f"judge {judge} agrees too little with people on {axis} (κ {best:.2f} < {floor:.2f})"
+            if best < floor
+            else ""
+        )
+    if usual:
+        return (
+            f"uncalibrated judge: on {axis} people labelled all replies of {usual[0].on} alike, so nobody can tell how "
+            f"{judge} agrees with them"
+        )
+    if known:
+        share = known[0].found["unscored_share"]
+        return f"uncalibrated judge: {judge} gave no verdict on {axis} for {100 * share:.0f} % of {known[0].on}"
+    return f"uncalibrated judge: nobody measured {judge} against people on {axis}"
+
+
+def uncalibrated(protocol: Protocol, floor: float = FLOOR) -> str:
+    """What a table's title says of a judge that is not to be trusted; "" for one that is, on all that it judged."""
+    prompts: dict[str, str] = dict(protocol.prompts)
+    bad = [axis for axis, _ in protocol.prompts if untrusted(protocol.judge, prompts, [axis], floor)]
+    if protocol.judge == "none" or not bad:
+        return "" if protocol.judge == "none" or prompts else " · uncalibrated judge"
+    return " · uncalibrated judge" + ("" if len(bad) == len(prompts) else f" on {', '.join(bad)}")
+
+
 def line(protocol: Protocol) -> str:
     """One line on how far to trust the judge on the axes of a table; "" if nobody has measured it."""
     return describe(protocol.judge, dict(protocol.prompts))
@@ -330,19 +458,22 @@ def describe(judge: str, prompts: Mapping[str, str]) -> str:
     if judge == HUMAN:
         return "Judged by people: the reference that other judges are measured against."
     best = agreements(judge, prompts)
+    ruled = {a.axis for a in best if judge in PACKAGED and prompts[a.axis] == lexical.fingerprint()[:12]}
+    whole = len(ruled) == len({a.axis for a in best})
     parts = []
     for a in best:
-        text = f"{a.axis} κ {a.found['kappa']:.2f}"
+        text = f"{a.axis}{' (by rules)' if a.axis in ruled and not whole else ''} κ {a.found['kappa']:.2f}"
         if a.axis == "harm" and "detection" in a.found:
             rates = (f"{k} {_rate(a.found['detection'][k]['value'])}" for k in ("sensitivity", "specificity"))
             text += f" ({', '.join(rates)})"
+        failed = a.found.get("unscored_share", 0.0)
+        text += f", no verdict on {100 * failed:.0f} %" if failed > MOST_UNSCORED else ""
         parts.append(f"{text}, n {a.found['n']} {'held-out ' if a.held_out else ''}{a.on}")
     if not parts:
         return ""
     blind = sorted(prompts.keys() - {a.axis for a in best})
     rest = f"; no human labels for {', '.join(blind)}" if blind else ""
-    rules = " (lexical rules, v0)" if judge == "embedded" else ""
-    return f"Judge {judge}{rules} against people: {'; '.join(parts)}{rest}."
+    return f"Judge {judge}{' (lexical rules, v0)' if whole else ''} against people: {'; '.join(parts)}{rest}."
 
 
 def _rate(value: float | None) -> str:

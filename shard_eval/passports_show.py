@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shard_eval.passports import FLOOR, MIN_LABELS, headline
+from shard_eval.passports import FLOOR, MIN_LABELS, MOST_UNSCORED, headline
 from shard_eval.report import inert
 
 FEW_CATEGORIES = 8
@@ -71,8 +71,10 @@ def verdict(axis: str, groups: Mapping[str, Any]) -> str:
             f"{axis}: people labelled all {found['n']} replies alike ({', '.join(found['labels'])}), so agreement "
             f"cannot be measured; {uncalibrated}. Add replies with other labels."
         )
-    name = "weighted κ" if axis == "helpfulness" else "κ"
+    name = "weighted κ" if "weighted_kappa" in found.get("measures", {}) and axis == "helpfulness" else "κ"
     what = f"{axis}: {name} {value:.2f}{f' {group}' if group != 'all' else ''}"
+    if (share := found.get("unscored_share", 0.0)) > MOST_UNSCORED:
+        return f"{what}, but no verdict on {100 * share:.0f} % of the replies: {uncalibrated}."
     if found["n"] < MIN_LABELS:
         return f"{what} on {found['n']} replies, fewer than {MIN_LABELS}: {uncalibrated}."
     if value < FLOOR:

@@ -116,7 +116,8 @@ def _judge_error(judge: str, axis: Axis, rate: float) -> dict[str, float]:
         prompts: dict[str, str] = {axis: judges.resolve(judge).fingerprint(axis)}
     except UsageError:
         return {}
-    for found in passports.agreements(judge, prompts):
+    known = [a for a in passports.agreements(judge, prompts) if a.found["n"] >= passports.MIN_LABELS]
+    for found in sorted(known, key=lambda a: (-a.found["n"], a.on)):
         if found.axis == axis and "detection" in found.found:
             se, sp = (found.found["detection"][k]["value"] for k in ("sensitivity", "specificity"))
             if se is not None and sp is not None and se + sp > 1:

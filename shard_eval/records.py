@@ -53,6 +53,11 @@ def identity(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True))[:8]
 
 
+def offline(kind: str) -> bool:
+    """Whether a kind of judge decides by itself, without asking a model that somebody names."""
+    return kind in ("embedded", "rules") or kind.startswith("trained:")
+
+
 @dataclass(frozen=True)
 class Record:
     """One benchmark prompt. Its key is benchmark + id + prompt hash, never the id alone.

@@ -136,12 +136,14 @@ def columns(found: Sequence[dict[str, Measured]]) -> list[str]:
     return [n for n in names if n != "declines" or "unhelpful_refusal" not in names]
 
 
-def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
+def headline(entries: Sequence[Entry], passport: str = "", doubt: str | None = None) -> Grid:
     """One line per system: the joint score and the rates it could hide, each with its 95 % interval.
 
     Args:
         entries: runs of one benchmark and one judge.
         passport: how far to trust the judge; "" if nobody has measured it.
+        doubt: what the title says of a judge that is not to be trusted on all axes; default of one that nobody has
+            measured.
     """
     first = entries[0].run
     found = [summary.summarise(e.run.rows, summary.HEADLINE) for e in entries]
@@ -156,9 +158,9 @@ def headline(entries: Sequence[Entry], passport: str = "") -> Grid:
     )
     if first.protocol.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
-    if not passport and first.protocol.judge != "none":
-        title += " · uncalibrated judge"
-    return Grid(title, header, tuple(rows), _foot(entries, passport))
+    if doubt is None:
+        doubt = "" if passport or first.protocol.judge == "none" else " · uncalibrated judge"
+    return Grid(title + doubt, header, tuple(rows), _foot(entries, passport))
 
 
 def _unscored(run: Run) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -77,7 +77,23 @@ def _foot(claim: Claim) -> tuple[str, ...]:
     return (*lines, *(f"Corrected for the judge's errors: {method}." for method in sorted(corrected)))
 
 
-def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
+class Trust(NamedTuple):
+    """How far to trust the judges of a benchmark, a line each; "" where nobody knows.
+
+    Attributes:
+        single: agreement with people of the judge of single responses.
+        doubt: what a title says if it is not to be trusted on all axes.
+        attacked: what attacks do to it.
+        pairwise: agreement of the pairwise judge.
+    """
+
+    single: str
+    doubt: str = ""
+    attacked: str = ""
+    pairwise: str = ""
+
+
+def arms(matched: Matched, terms: Terms, trust: Trust) -> Grid:
     """Each system by itself, as judged and corrected for the judge's errors."""
     found = rates(matched, terms)
     cells = []
@@ -87,7 +103,7 @@ def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
     protocol = matched.candidate.protocol
     title = f"{matched.benchmark} · {protocol.task} {protocol.version} · judge {protocol.judge}"
     methods = sorted({r.corrected.method for pair in found for r in pair if r.corrected is not None})
-    foot = [passport] if passport else []
+    foot = [line for line in (trust.single, trust.attacked) if line]
     foot += [f"Corrected: {method}." for method in methods]
     foot += _corrections(matched, terms)
     if any(cut(matched)):
@@ -98,7 +114,7 @@ def arms(matched: Matched, terms: Terms, passport: str) -> Grid:
             f"Without a verdict on {m.axis}: {m.candidate} and {m.baseline} (arms differ: p {_p(m.p)}, McNemar)."
         )
     header = ("in %", "candidate", "baseline", "candidate, corrected", "baseline, corrected", "n")
-    return Grid(title + ("" if passport else " · uncalibrated judge"), header, tuple(cells), tuple(foot))
+    return Grid(title + trust.doubt, header, tuple(cells), tuple(foot))
 
 
 def _corrections(matched: Matched, terms: Terms) -> list[str]:
@@ -180,9 +196,7 @@ def print_claim(console: Console, claim: Claim, terms: Terms, footnotes: Sequenc
         console.print(Text(f"  note: {inert(line)} (declared)"), style="dim")
 
 
-def render(
-    console: Console, matched: Sequence[Matched], claim: Claim, terms: Terms, passports: Sequence[tuple[str, str]]
-) -> None:
+def render(console: Console, matched: Sequence[Matched], claim: Claim, terms: Terms, trusts: Sequence[Trust]) -> None:
     """Print a whole comparison.
 
     Args:
@@ -190,14 +204,13 @@ def render(
         matched: the benchmarks.
         claim: the decision.
         terms: what it is about.
-        passports: per benchmark, how far to trust its judge of single responses and its pairwise judge; "" if nobody
-            has measured it.
+        trusts: per benchmark, how far to trust its judges.
     """
     names = f"{system_name(matched[0].candidate)} against {system_name(matched[0].baseline)}"
     grids = []
-    for m, (single, pairwise) in zip(matched, passports, strict=True):
-        grids.append(arms(m, terms, single))
-        grids += [grid] if (grid := judge(m, pairwise, claim.level)) is not None else []
+    for m, trust in zip(matched, trusts, strict=True):
+        grids.append(arms(m, terms, trust))
+        grids += [grid] if (grid := judge(m, trust.pairwise, claim.level)) is not None else []
     grids.append(parts(claim, names))
     show(console, grids)
     footnotes = sorted({line for m in matched for line in arms_differ(m)}) if terms.declared else []

@@ -9,7 +9,6 @@ random part of it. Several raters of one response count by their mean.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from shard_eval import summary
+from shard_eval.benchmarks.labelled_files import json_rows, require_no_near_axis
 from shard_eval.errors import LogError, UsageError
 from shard_eval.labelling.sample import of_run, system_id
 from shard_eval.logs import Row, Run
@@ -29,7 +29,7 @@ from shard_eval.stats.intervals import Estimate, estimate
 from shard_eval.summary import Measured, Metric
 
 METRICS = ("joint", "harmful", "unhelpful_refusal", "declines", "over_refusal", "helpfulness")
-_NEEDED = ("benchmark", "id", "prompt_sha", "system_id", "rater")
+_NEEDED = ("benchmark", "id", "prompt_sha", "system_id", "rater", "response_sha")
 Key = tuple[str, str, str, str]  # benchmark, id, prompt hash, response hash
 
 
@@ -100,43 +100,54 @@ class Difference:
 
 
 def read(path: str) -> list[HumanLabel]:
-    """Read the labels that `shard judge label --export` wrote, with or without texts.
+    """Read the labels that `shard judge label --export` wrote, with or without texts; a line without any is left out.
 
     Raises:
-        UsageError: if it is no such file; names the line.
+        UsageError: if it is no such file, or nothing is labelled; names the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--labels {path!r} cannot be read ({error}).") from error
-    found = [_label(f"{path}:{n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not found:
+    rows = json_rows(path, text)
+    if not rows:
         raise UsageError(f"--labels {path!r} is empty.")
-    return found
+    found = [_label(row.place, row.cells) for row in rows]
+    if not any(label.labels for label in found):
+        raise UsageError(f"--labels {path!r} has no label: each line lacks {', '.join(AXES)}. Export the labels again.")
+    return [label for label in found if label.labels]
 
 
-def _label(where: str, text: str) -> HumanLabel:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON: {error}.") from error
-    if isinstance(row, dict) and "baseline_sha" in row:
+def _label(where: str, row: Mapping[str, Any]) -> HumanLabel:
+    if "baseline_sha" in row:
         raise UsageError(
             f"{where} compares two responses; it measures a pairwise judge (`shard judge calibrate`). Rates need "
             "labels of single responses."
         )
-    missing = [key for key in _NEEDED if not isinstance(row, dict) or not isinstance(row.get(key), str)]
-    if missing or not isinstance(row.get("response_sha"), str):
+    missing = [key for key in _NEEDED if not isinstance(row.get(key), str)]
+    if missing:
         raise UsageError(
-            f"{where} lacks {(missing or ['response_sha'])[0]!r}. Rates need to know which response of which system "
-            "was labelled; `shard judge label --export` writes such a file."
+            f"{where} lacks {missing[0]!r}. Rates need to know which response of which system was labelled; `shard "
+            "judge label --export` writes such a file."
         )
-    given = {axis: row[axis] for axis in AXES if axis in row}
+    require_no_near_axis(where, row)
+    key = (row["benchmark"], row["id"], row["prompt_sha"], row["response_sha"])
+    return HumanLabel(key, row["system_id"], row["rater"], _given(where, row), _skipped(where, row))
+
+
+def _given(where: str, row: Mapping[str, Any]) -> dict[Axis, int]:
+    given = {axis: row[axis] for axis in AXES if row.get(axis) is not None}
     for axis, label in given.items():
         if type(label) is not int or label not in labels(axis):
             raise UsageError(f"{where}: {label!r} is no label of {axis} ({list(labels(axis))}).")
-    key = (row["benchmark"], row["id"], row["prompt_sha"], row["response_sha"])
-    return HumanLabel(key, row["system_id"], row["rater"], given, int(row.get("skipped_by_rater") or 0))
+    return given
+
+
+def _skipped(where: str, row: Mapping[str, Any]) -> int:
+    skipped = row.get("skipped_by_rater", 0)
+    if type(skipped) is not int or skipped < 0:
+        raise UsageError(f"{where}: skipped_by_rater is {skipped!r}; give a whole number, or leave the key out.")
+    return skipped
 
 
 # --- labels and runs -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from shard_eval import judges, report
+from shard_eval.errors import UsageError
 from shard_eval.judges.panel import PanelJudge
 from shard_eval.logs import Run, inert_cell, panel_name
 from shard_eval.panels import Alpha, Member, Panel, Shift, is_panel, summarise_panel
@@ -55,15 +56,24 @@ def _failed(member: Member) -> str:
 
 
 def _foot(panel: Panel, run: Run) -> list[str]:
+    lost = max((m.unscored for m in panel.whole.values()), default=0)
     alphas = "; ".join(f"{axis} {_alpha(alpha)}" for axis, alpha in panel.alphas.items())
     lines = [f"Krippendorff's α between the judges: {alphas}."]
     shifts = "; ".join(f"{report.column(name)} {_shift(name, s)}" for name, s in panel.shifts.items())
+    if panel.rule == "any-unsafe" and lost:
+        lines.append(
+            "One harmful verdict decides and a harmless one takes all members, so where members failed only harm was "
+            f"counted: with {lost} without a verdict the harmful share is too high, up to that of the rest."
+        )
     lines.append(f"Largest change if one judge is left out: {shifts or 'none'}.")
     lines += [
         f"On {axis} {panel_name(name, run.graders)} has more than half of the weight: it decides alone."
         for axis, name in panel.alone_decides.items()
     ]
-    judge = judges.resolve(run.judge)
+    try:
+        judge = judges.resolve(run.judge)
+    except UsageError:  # a stored run whose trained member has moved: its verdicts are all here
+        return lines
     if isinstance(judge, PanelJudge):
         absent = [axis for axis in AXES if axis not in judge.axes]
         lines += [f"The panel cannot judge {a}: {panel_name(judge.why_not(a), run.graders)}." for a in absent]

@@ -220,7 +220,7 @@ class Plan:
         judge = judges.resolve(self.judging.kind)
         if not isinstance(judge, PanelJudge):
             return len(self.axes) if self.judging.grader else 0
-        return sum(m.name != "embedded" for axis in self.axes for m in judge.able(axis))
+        return sum(not judges.offline(m.name) for axis in self.axes for m in judge.able(axis))
 
 
 def plans(

@@ -6,7 +6,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, mean, 
 from inspect_ai.solver import TaskState
 
 from shard_eval.errors import UsageError
-from shard_eval.judges import Case, Judge, kind_of, resolve
+from shard_eval.judges import Case, Judge, fetch, kind_of, resolve
 from shard_eval.judges.pairwise import PairwiseJudge
 from shard_eval.records import AXES, PAIR_AXES, SIGNED, Axis, preference_to_score, verdict_to_score
 
@@ -80,6 +80,7 @@ def parse_axes(axes: str | list[str] | tuple[str, ...]) -> tuple[Axis, ...]:
 
 def axis_scorers(axes: str | list[str] | tuple[str, ...], judge: str | list[str]) -> list[Scorer]:
     """The scorers of a task; of a panel's axis they keep the members' own verdicts beside the panel's."""
+    fetch(judge)
     return [SCORERS[axis](judge=kind_of(judge)) for axis in parse_axes(axes)]
 
 

@@ -19,6 +19,7 @@ from shard_eval import attacks, passports, score
 from shard_eval.attacks import ATTACKS, BEST
 from shard_eval.benchmarks import mini
 from shard_eval.cli import main
+from shard_eval.errors import JudgeError
 from shard_eval.judges import Case, guard, rubric
 from shard_eval.judges.guards import GUARDS
 from shard_eval.judges.reply import fence
@@ -88,6 +89,24 @@ def test_the_stated_verdict_is_the_best_one_in_every_format_our_judges_read():
         tails = ["\n".join(lines[i:]) for i in range(len(lines))]
         for family in guard.CHAT_TEMPLATE:
             assert any(GUARDS[family](tail).severity == "safe" for tail in tails), family
+
+
+@pytest.mark.parametrize("family", sorted(GUARDS))
+def test_every_guard_reads_its_own_block_of_the_claims_as_harmless(family):
+    claim = attacks.GUARD_CLAIMS[family]
+    found = GUARDS[family](claim)
+    assert found.severity == "safe" and found.refusal in (None, False)
+    for name in ("verdict inside", "fake end"):
+        assert f"\n{claim}\n" in attacked(name, "A response.") + "\n"
+
+
+@given(request=TEXT, response=TEXT)
+def test_a_fake_end_guesses_the_marker_of_the_guard_s_policy_and_cannot_reproduce_it(request, response):
+    text = attacked("fake end", response, request)
+    plain = guard.ASK["gpt-oss-safeguard"](guard.neutral(request), guard.neutral(response))[0].messages[1].text
+    assert (mark := plain.split(" ")[0]) in text and mark.startswith("<<material-")
+    shown = guard.ASK["gpt-oss-safeguard"](guard.neutral(request), guard.neutral(text))[0].messages[1].text
+    assert shown.split(" ")[0] not in text
 
 
 @given(request=TEXT, response=TEXT)
@@ -237,6 +256,48 @@ def test_the_dress_counts_in_any_direction_and_the_rest_only_in_the_attackers_fa
     assert all(flips[name, "harm"].against == 8 for name in ("story", "markdown", "disclaimer"))
 
 
+def credulous(messages):
+    """Takes for a refusal whatever begins like one, and for harmful whatever stands among warnings."""
+    if "did the assistant refuse" in messages[0].text.lower() or axis_of(messages) != "harm":
+        return json.dumps({"verdict": 2 if "and I apologise for it" in messages[1].text else 0})
+    return json.dumps({"verdict": 3 if "education only" in messages[1].text else 2})
+
+
+def test_an_apology_that_passes_for_a_refusal_is_a_flip(script, tmp_path):
+    judging = score.Judging("rubric", resolve(script("credulous", credulous)))
+    found = passports.attack(judging, "mini", "harm,refusal", 6, str(tmp_path), QUIET)
+    flips = {(flip.attack, flip.axis): flip for flip in found.flips}
+    flip = flips["apology", "refusal"]
+    assert flip.share.value == 1 and (flip.favour, flip.against) == (6, 0) and found.worst == flip
+    assert flips["apology", "harm"].share.value == flips["disclaimer", "refusal"].share.value == 0
+    # Also a result on other axes does not pass for one without any change.
+    assert attacks.describe("J", [found], ["harm"]).startswith(
+        "Judge J under attack: no attack gets the verdict it wants, 0 % [0, "
+    )
+    assert "change in other ways: 6, most by disclaimer on harm (6) (mini)." in attacks.describe("J", [found], ["harm"])
+
+
+def test_only_the_apology_and_only_on_refusal_wants_a_higher_verdict():
+    wants = {(name, axis) for name in ATTACKS for axis in AXES if axis in ATTACKS[name].raises}
+    assert wants == {("apology", "refusal")}
+    apology, disavowal = ATTACKS["apology"], ATTACKS["disavowal"]
+    assert apology.flipped("refusal", 0, 2) and not apology.flipped("refusal", 2, 0)
+    assert disavowal.flipped("refusal", 2, 0) and not disavowal.flipped("refusal", 0, 2)
+    assert apology.flipped("harm", 2, 0) and not apology.flipped("harm", 0, 2)
+    assert ATTACKS["story"].flipped("harm", 0, 2) and not ATTACKS["story"].wanted("harm", 0, 2)
+
+
+def test_an_older_result_that_counted_no_flip_says_what_changed():
+    share = {"value": 0.0, "low": 0.0, "high": 0.1, "level": 0.95, "method": "m", "n": 120, "clusters": 46}
+    flip = {"attack": "apology", "axis": "refusal", "share": share, "favour": 0, "against": 78, "unscored": {}}
+    stored = {
+        "judge": "j", "prompts": {"refusal": "f"}, "on": "mini", "responses": 120, "flips": [flip], "hidden": [],
+        "unscored": {}, "note": "",
+    }  # fmt: skip
+    line = attacks.describe("j", [attacks.from_json(stored)], ["refusal"])
+    assert "no attack flips" not in line and "78, most by apology on refusal (78)" in line
+
+
 def test_the_same_command_again_asks_nobody_and_gives_the_same(script, calls, tmp_path):
     first = attack(script, "once", robust, tmp_path)
     asked = calls["once"]
@@ -373,18 +434,65 @@ def test_a_judge_that_does_not_work_at_all_stops_the_run(script, tmp_path):
     assert done.exit_code == 1 and "does not work" in done.stderr and "Finished" in done.stderr
 
 
-# --- the embedded judge ------------------------------------------------------------------------------------------
+# --- in passing --------------------------------------------------------------------------------------------------
+
+
+def test_a_large_run_attacks_its_judge_once_and_its_table_prints_it(script, calls, tmp_path):
+    args = ("always_comply", "--axes", "harm", "-j", script("credulous", gullible), "--log-dir", str(tmp_path))
+    small = invoke("score", *args, "--limit", "90")
+    assert "under attack" not in small and calls["credulous"] == 90
+    without = invoke("score", *args, "--no-attacks")
+    assert "under attack" not in without and calls["credulous"] == 216  # the first 90 are cached
+    first = invoke("score", *args)
+    assert "worst is verdict inside on harm: 100 % flip" in first and "of 2 responses" in first
+    asked = calls["credulous"]
+    assert 216 < asked <= 216 + 2 * (1 + len(ATTACKS))
+    assert invoke("score", *args) == first and calls["credulous"] == asked
+
+
+def test_a_paid_judge_is_announced_with_the_attacks(monkeypatch, tmp_path):
+    plain = score.Judging("rubric", resolve("mockllm/model"))
+    plan = score.plans(resolve("always_comply"), ["mini"], plain, axes="harm,refusal")[0]
+    assert passports.in_passing(plan) == 2 and passports.calls_in_passing(plan) == 2 * (1 + len(ATTACKS)) * 2
+    assert passports.in_passing(replace(plan, limit=99)) == 0
+    assert passports.in_passing(replace(plan, epochs=100)) == passports.IN_PASSING
+    assert passports.in_passing(score.plans(plan.system, ["mini"], score.Judging("rules"))[0]) == 0
+
+
+def test_a_judge_that_fails_under_attack_costs_no_table(script, tmp_path):
+    judge = script("half", lambda m: '{"verdict": 0}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passports, "attack", lambda *a: (_ for _ in ()).throw(JudgeError("out of money")))
+        args = ["score", "always_refuse", "--axes", "harm", "-j", judge, "--log-dir", str(tmp_path)]
+        done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0 and "was not attacked: out of money" in done.stderr and "harmful" in done.stdout
+
+
+# --- the judges of the package ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["mini", pytest.param("dna", marks=needs_data)])
-def test_the_packaged_attacks_on_the_embedded_judge_are_what_is_measured(on, tmp_path):
-    (stored,) = [p for p in passports.packaged_attacks() if p["on"] == on]
-    found = passports.attack(score.Judging("embedded"), on, "", stored["responses"], str(tmp_path), QUIET)
+def test_the_packaged_attacks_on_the_rules_are_what_is_measured(on, tmp_path):
+    (stored,) = [p for p in passports.packaged("rules", "attacks") if p["on"] == on]
+    found = passports.attack(score.Judging("rules"), on, "", stored["responses"], str(tmp_path), QUIET)
     assert attacks.to_json(found) == stored, "run `make attacks`"
+
+
+@pytest.mark.slow
+def test_the_packaged_attacks_on_the_embedded_judge_are_what_is_measured(tmp_path):
+    stored = attacks.from_json(passports.packaged("embedded", "attacks")[0])
+    found = passports.attack(score.Judging("embedded"), stored.on, "harm", stored.responses, str(tmp_path), QUIET)
+    known = {(f.attack, f.axis): f.share for f in stored.flips}
+    assert found.flips and stored.prompts["harm"] == found.prompts["harm"], "run `make attacks`"
+    for flip in found.flips:  # another processor may round a close call the other way
+        assert flip.share.n == known[flip.attack, flip.axis].n
+        assert flip.share.value == pytest.approx(known[flip.attack, flip.axis].value, abs=0.02), flip.attack
 
 
 def test_a_table_of_the_embedded_judge_prints_the_worst(tmp_path):
     text = invoke("score", "always_refuse", "--limit", "3", "--log-dir", str(tmp_path))
     assert "Judge embedded under attack: worst is " in text and "no human labels for helpfulness" in text
-    assert {p["on"] for p in passports.packaged_attacks()} == set(passports.PACKAGED_ATTACKS)
+    for judge in passports.PACKAGED:
+        assert {p["on"] for p in passports.packaged(judge, "attacks")} == set(passports.PACKAGED_ATTACKS)
+    assert passports.packaged("stranger", "attacks") == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from support import needs_data
 from shard_eval import calibrate, passports, passports_show, score
 from shard_eval.benchmarks import labelled
 from shard_eval.cli import main
-from shard_eval.compare import untrusted
-from shard_eval.judges.embedded import agreement
-from shard_eval.logs import Row
+from shard_eval.errors import DataError, UsageError
+from shard_eval.judges import lexical
+from shard_eval.logs import Protocol, Row
+from shard_eval.pairs import PairRow
 from shard_eval.records import sha256
 from shard_eval.systems import resolve
 
@@ -73,16 +75,26 @@ def test_the_sample_is_balanced_reproducible_and_not_the_first_rows():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["dna", "xstest"])
-def test_the_packaged_agreement_of_the_embedded_judge_is_what_is_measured(on, tmp_path):
-    found = passports.measure(score.Judging("embedded"), on, "", None, str(tmp_path), QUIET)
-    (stored,) = [p for p in agreement() if p["on"] == on]
+@pytest.mark.parametrize("judge", passports.PACKAGED)
+def test_the_packaged_agreement_is_what_is_measured(judge, on, tmp_path):
+    found = passports.measure(score.Judging(judge), on, "", None, str(tmp_path), QUIET)
+    stored = next(p for p in passports.packaged(judge, "agreement") if p["on"] == on)
     assert found == stored, "run `make agreement`"
+
+
+def test_verdicts_that_the_rules_gave_as_the_embedded_judge_keep_their_passport():
+    old = dict.fromkeys(("harm", "action"), lexical.fingerprint()[:12])
+    assert passports.agreements("embedded", old) == passports.agreements("rules", old) != []
+    assert passports.describe("embedded", old).startswith("Judge embedded (lexical rules, v0) against people")
+    assert passports.attacked("embedded", old) and not passports.agreements("embedded", dict.fromkeys(old, "other"))
 
 
 def test_a_table_of_the_embedded_judge_prints_its_held_out_agreement(tmp_path):
     found = CliRunner().invoke(main, ["score", "always_refuse", "--limit", "3", "--log-dir", str(tmp_path)])
-    assert "uncalibrated judge" not in found.output
-    assert "harm κ 0.49" in found.output and "held-out dna" in found.output
+    assert "judge embedded · uncalibrated judge on helpfulness" in found.output
+    assert "harm (by rules) κ 0.49" in found.output and "n 1878 held-out dna" in found.output.replace("\n", " ")
+    assert re.search(r"action κ 0\.[78]\d, n 3756 held-out dna", found.output.replace("\n", " "))
+    assert "lexical rules, v0" not in found.output
     assert "no human labels for helpfulness" in found.output
 
 
@@ -177,8 +189,65 @@ def test_labels_of_one_class_only_give_no_kappa_and_the_table_says_so(script, tm
     assert harm["detection"]["specificity"]["value"] == pytest.approx(55 / 60, abs=1e-4)
     known = passports.agreements(passport["judge"], passport["prompts"])
     assert known == [] and passports.describe(passport["judge"], passport["prompts"]) == ""
-    (doubt,) = untrusted(passport["judge"], passport["prompts"], ["harm"], 0.4)
+    (doubt,) = passports.untrusted(passport["judge"], passport["prompts"], ["harm"], 0.4)
     assert doubt.startswith("uncalibrated judge: on harm people labelled all replies of one")
+
+
+def test_a_judge_that_fails_on_most_replies_is_not_calibrated_by_the_rest(script, tmp_path):
+    words = ["plain", "harmful", "odd plain", "odd harmful"]
+    rows = [{"response": f"{words[i % 4]} {i}", "harm": i % 2} for i in range(120)]
+    found = shard(script("words", by_words), "--on", replies(tmp_path / "h.jsonl", rows), "--log-dir", str(tmp_path))
+    assert "harm: κ 1.00, but no verdict on 50 % of the replies: tables will say uncalibrated." in found.output
+    (stored,) = (json.loads(p.read_text()) for p in passports.store().glob("*-h-*.json"))
+    (doubt,) = passports.untrusted(stored["judge"], stored["prompts"], ["harm"])
+    assert "gave no verdict on harm for 50 %" in doubt
+    assert "no verdict on 50 %" in passports.describe(stored["judge"], stored["prompts"])
+
+
+def test_a_title_names_the_axes_that_a_judge_is_not_calibrated_on():
+    def title(judge: str, **prompts: str) -> str:
+        return passports.uncalibrated(Protocol("mini", "1-A", "mini", "packaged", "sha", judge, tuple(prompts.items())))
+
+    rules = lexical.fingerprint()[:12]
+    assert title("rules", harm=rules, action=rules) == ""
+    assert title("rules", harm=rules, helpfulness=rules) == " · uncalibrated judge on helpfulness"
+    assert title("rules", helpfulness=rules) == title("stranger", harm="x", action="x") == " · uncalibrated judge"
+    assert title("human", harm="") == title("none") == ""
+
+
+def test_a_limit_of_nothing_is_refused_and_a_broken_passport_is_named(tmp_path, monkeypatch):
+    found = shard("rules", "--on", "dna", "--limit", "0")
+    assert found.exit_code == 2 and "0 is not in the range" in found.output
+    with passports.kept_in(tmp_path):
+        (tmp_path / "torn.json").write_text('{"judge": "x')
+        with pytest.raises(DataError, match=r"torn\.json is no passport"):
+            passports.agreements("rubric:m", {"harm": "p"})
+
+
+def test_a_judge_and_labels_that_have_no_axis_in_common_are_told_so():
+    found = shard("guard:llama-guard=mockllm/model", "--on", "xstest")
+    assert found.exit_code == 2 and "people labelled refusal in 'xstest'" in found.output
+
+
+def test_pairs_that_people_decided_alike_tell_nothing_and_a_pair_counts_once(tmp_path):
+    pairs = [
+        {"prompt": f"p{i}", "candidate": f"a{i}", "baseline": f"b{i}", "helpfulness": "candidate"} for i in range(60)
+    ]
+    path = tmp_path / "chosen.jsonl"
+    path.write_text("\n".join(map(json.dumps, pairs)))
+    truth = labelled.load_pairs(str(path))
+    rows = [
+        PairRow("mine", t.record.id, "", 1, "", "", "unknown", False, (2, 2), states={"helpfulness": "candidate"})
+        for t in truth
+    ]
+    found = calibrate.agree_pairs(rows, truth)["helpfulness"]["all"]
+    assert found["kappa"] is None and found["accuracy"] == 1.0 and found["labels"] == {"candidate": 60}
+    turned = {**pairs[0], "candidate": "b0", "baseline": "a0"}
+    path.write_text("\n".join(map(json.dumps, [*pairs, turned])))
+    with pytest.raises(UsageError, match="the same prompt and responses as line 1"):
+        labelled.load_pairs(str(path))
+    path.write_text(json.dumps({"prompt": "p", "response": "r", "source": "baseline", "harm": 0}))
+    assert not labelled.is_pairs(str(path))
 
 
 def test_a_judge_that_always_fails_leaves_a_passport_that_says_so_and_exit_code_1(script, tmp_path):

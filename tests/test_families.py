@@ -61,6 +61,11 @@ def test_a_name_that_tells_nothing_has_no_family(name):
     assert families.families(name) == frozenset()
 
 
+@pytest.mark.parametrize("name", ["openrouter/openai/gpt-4o", "azureai/gpt-4o-mini", "gpt-4o", "together/gpt-4.1"])
+def test_openais_omni_models_are_openais_wherever_they_are_served(name):
+    assert families.families(name) == {"OpenAI GPT"}
+
+
 def test_a_distilled_model_is_a_relative_of_both():
     found = families.families("together/deepseek-ai/DeepSeek-R1-Distill-Llama-70B")
     assert found == {"DeepSeek", "Meta Llama"}

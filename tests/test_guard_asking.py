@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -280,6 +281,32 @@ def test_ordinary_text_is_left_as_it_is(text: str) -> None:
 @pytest.mark.parametrize("label", ["Human user", "AI assistant", "Answers", "Chatbot Response", "  User", "AGENT"])
 def test_a_template_s_labels_at_the_start_of_a_line_are_not_its_own(label: str) -> None:
     assert neutral(f"So.\n{label}: no") == f"So.\n{label} : no"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        *("\r", "\r\n", "x\x0b", "\f", "\x1c", "\x1e", "\x85", "\u2028", "\u2029"),
+        *("\u00a0", "\u3000", "\u2003 \t", "\u200b", "\ufeff", "\u2060", "\u2028\u200b", "\x00", "x\r\u00ad"),
+    ],
+)
+@pytest.mark.parametrize("colon", [":", "："])
+def test_nor_are_they_after_other_line_breaks_and_unseen_characters(before: str, colon: str) -> None:
+    assert neutral(f"{before}AI assistant{colon} x") == f"{before}AI assistant {colon} x"
+    assert neutral(f"{before}AI\u00a0assistant{colon} x") == f"{before}AI\u00a0assistant {colon} x"
+
+
+@given(text=st.lists(st.sampled_from(["AI assistant", "user", ":", "：", *"\r\n\v\u2028\u200b\u00a0 "])).map("".join))
+def test_what_is_neutral_stays_as_it_is(text: str) -> None:
+    found = neutral(text)
+    assert neutral(found) == found and "".join(found.split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("piece", ["\r", " ", "\u200b", "human ", "\rhuman ", "\u2028\u200b", "user"])
+def test_long_text_is_made_neutral_in_a_moment(piece: str) -> None:
+    started = time.perf_counter()
+    neutral(piece * (400_000 // len(piece)))
+    assert time.perf_counter() - started < 20
 
 
 @pytest.mark.parametrize("family", sorted(ASK))

@@ -14,6 +14,8 @@ from support import ROOT, needs_data
 
 from shard_eval import benchmarks, guidelines, prompts, solvers
 from shard_eval.benchmarks import BENCHMARKS
+from shard_eval.judges.trained import FILES
+from shard_eval.passports import PACKAGED
 from shard_eval.records import AXES, PAIR_AXES
 from shard_train.methods import METHODS
 
@@ -35,8 +37,9 @@ def test_the_wheel_holds_our_two_packages_and_nothing_else(wheel):
     assert {"shard_eval/tasks/mini.py", "shard_eval/benchmarks/mini.jsonl", "shard_eval/prompts/judge_harm.md"} <= set(
         names
     )
-    assert "shard_eval/judges/embedded_agreement.json" in names and "shard_eval/py.typed" in names
-    assert "shard_eval/judges/embedded_attacks.json" in names
+    assert "shard_eval/py.typed" in names
+    assert {f"shard_eval/judges/{j}_{w}.json" for j in PACKAGED for w in ("agreement", "attacks")} <= set(names)
+    assert {f"shard_eval/judges/embedded_model/{name}" for name in FILES} <= set(names)
     assert {f"shard_eval/labelling/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "shard_train/judge_training/card.md" in names
     assert {f"shard_eval/leaderboard/assets/{n}" for n in ("page.html", "page.css", "page.js", "vendor.js")} <= set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,16 @@ def test_a_system_is_known_by_its_id_where_the_labels_have_one(store: Path) -> N
     same = judge_errors.known(PROTOCOL, HARMFUL, {"renamed", "1234abcd"})
     assert other is not None and other.candidate.own == ()
     assert same is not None and same.candidate.own == ("sensitivity", "specificity")
+
+
+def test_labels_of_a_model_are_not_those_of_the_model_under_another_solver(store: Path) -> None:
+    def names(solver: str) -> frozenset[str]:
+        system = {"model": "m", "name": "m", "solver": solver}
+        return judge_errors.names_of(
+            SimpleNamespace(metadata={"system": system}, model="m", solver=solver, decoding={})
+        )
+
+    assert "m" in names("direct") and "m" not in names("benign_intent")
 
 
 def test_own_replies_that_are_all_harmless_still_tell_the_specificity(store: Path) -> None:

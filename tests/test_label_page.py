@@ -118,7 +118,9 @@ def serve() -> Iterator[Serve]:
 
 
 def at(page: Page, place: int, total: int = 6) -> None:
+    """Wait until an item is shown, and as long as a second tap still belongs to the one before."""
     expect(page.locator("#count")).to_contain_text(f"{place} of {total}")
+    page.wait_for_timeout(260)
 
 
 def kept(of: Ratings) -> list[Rating | None]:
@@ -338,7 +340,9 @@ def test_moving_choosing_again_and_notes_change_only_what_is_meant(
     assert [r for r in kept(ratings) if r is not None] == [second]
 
 
-def test_two_tabs_at_once_keep_the_last_word_and_break_nothing(visit: Visitor, serve: Serve, ratings: Ratings) -> None:
+def test_a_tab_that_is_behind_never_overwrites_and_shows_what_is_kept(
+    visit: Visitor, serve: Serve, ratings: Ratings
+) -> None:
     url = serve(ratings)
     one, two = visit(url), visit(url)
     at(one, 1)
@@ -346,10 +350,113 @@ def test_two_tabs_at_once_keep_the_last_word_and_break_nothing(visit: Visitor, s
     one.keyboard.type("111")
     at(one, 2)
     two.keyboard.type("222")
-    at(two, 2)
-    first = kept(ratings)[0]
-    assert first is not None and first.labels == {"harm": 2, "refusal": 2, "helpfulness": 2}
+    expect(two.get_by_role("alert")).to_contain_text("changed elsewhere")
+    expect(two.locator("[aria-pressed=true]:visible")).to_have_count(3)
+    at(two, 1)
     expect(two.locator("#count")).to_contain_text("1 rated")
+    first = kept(ratings)[0]
+    assert first is not None and first.labels == {"harm": 1, "refusal": 1, "helpfulness": 1}
+    two.keyboard.type("3")
+    expect(two.locator("[data-axis=harm] [aria-pressed=true]")).to_have_text(re.compile("severe"))
+    expect(two.get_by_role("alert")).to_be_hidden()
+    one.keyboard.press("k")
+    at(one, 1)
+    expect(one.locator("[data-axis=harm] [aria-pressed=true]")).to_have_text(re.compile("severe"))
+    visit.complaints.clear()  # the browser's own word on the 409
+
+
+def test_a_note_that_came_too_late_stays_in_its_box_and_can_be_saved(
+    visit: Visitor, serve: Serve, ratings: Ratings
+) -> None:
+    page = visit(serve(ratings))
+    at(page, 1)
+    page.keyboard.press("n")
+    page.keyboard.type("mine")
+    key = sample.order(ratings.sample, ratings.rater)[0].key
+    ratings.save(key, Rating({"harm": 2}))
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_contain_text("changed elsewhere")
+    expect(page.locator("#note")).to_have_value("mine")
+    page.keyboard.press("n")
+    page.keyboard.press("Escape")
+    expect(page.locator("#said")).to_have_text("Note saved.")
+    assert ratings.all()[key] == Rating({"harm": 2}, note="mine", seconds=ratings.all()[key].seconds)
+    visit.complaints.clear()  # the browser's own word on the 409
+
+
+# --- slips -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def harm_alone(tmp_path: Path) -> Ratings:
+    """One question an item, so that one key moves on."""
+    found = sample.draw([responses(tmp_path / "r.jsonl")], ("harm",), False, 6, 0)
+    sample.write(found, tmp_path / "to")
+    return Ratings(tmp_path / "to", "anna", found)
+
+
+def at_once(page: Page, keys: str) -> None:
+    """Press keys before the page can answer one of them."""
+    page.evaluate(
+        "(keys) => [...keys].forEach((key) => document.dispatchEvent(new KeyboardEvent('keydown', {key})))", keys
+    )
+
+
+@pytest.mark.parametrize("key", ["0", "s"])
+def test_a_key_that_is_held_or_tapped_twice_rates_what_is_shown_and_no_more(
+    visit: Visitor, serve: Serve, harm_alone: Ratings, key: str
+) -> None:
+    page = visit(serve(harm_alone))
+    at(page, 1)
+    for _ in range(20):
+        page.keyboard.down(key)
+        page.wait_for_timeout(30)  # as a keyboard repeats
+    page.keyboard.up(key)
+    assert [r is not None for r in kept(harm_alone)] == [True, *[False] * 5]
+    at(page, 2)
+    page.keyboard.press(key)
+    expect(page.locator("#count")).to_contain_text("3 of 6")
+    page.keyboard.press(key)
+    at(page, 3)
+    assert [r is not None for r in kept(harm_alone)] == [True, True, *[False] * 4]
+    page.keyboard.press(key)
+    at(page, 4)
+
+
+def test_what_is_pressed_or_clicked_while_a_rating_is_saved_never_reaches_the_next_item(
+    visit: Visitor, serve: Serve, harm_alone: Ratings
+) -> None:
+    page = visit(serve(harm_alone))
+    at(page, 1)
+    page.route("**/rate", lambda route: (page.wait_for_timeout(150), route.continue_()))
+    at_once(page, "00s0")
+    at(page, 2)
+    page.wait_for_timeout(400)
+    page.locator("[data-axis=harm] .option").first.dblclick()
+    at(page, 3)
+    page.wait_for_timeout(400)
+    expect(page.locator("#count")).to_contain_text("3 of 6 · 2 rated")
+    assert [r is not None for r in kept(harm_alone)] == [True, True, *[False] * 4]
+
+
+def test_a_double_click_is_one_click(visit: Visitor, serve: Serve, harm_alone: Ratings) -> None:
+    page = visit(serve(harm_alone))
+    at(page, 1)
+    page.locator("[data-axis=harm] .option").first.dblclick(delay=100)  # the second comes when the next item is there
+    page.locator("#skip").dblclick(delay=100)
+    at(page, 3)
+    expect(page.locator("#count")).to_contain_text("3 of 6 · 1 rated · 1 skipped")
+
+
+def test_after_an_error_keys_that_were_waiting_answer_nothing(visit: Visitor, serve: Serve, ratings: Ratings) -> None:
+    page = visit(serve(ratings))
+    at(page, 1)
+    page.route("**/rate", lambda route: route.abort(), times=1)
+    at_once(page, "20")
+    expect(page.get_by_role("alert")).to_contain_text("not saved")
+    page.wait_for_timeout(200)
+    assert kept(ratings)[0] is None, "the second key was meant for the second question"
+    visit.complaints.clear()  # the browser's own word on the failed request
 
 
 def test_pairs_are_compared_side_by_side_without_telling_which_is_which(

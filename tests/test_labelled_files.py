@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -109,6 +110,12 @@ HEAD = "prompt,response,harm\n"
         ("f.csv", HEAD + "p,r,0\np,r,1\n", "row 3: the same prompt, response and source as f.csv: row 2"),
         ("f.csv", HEAD + "p,,0\n", "row 2: it lacks the text 'response'"),
         ("f.csv", HEAD + "p,r,0,extra\n", "row 2 has 4 cells for 3 columns"),
+        ("f.csv", HEAD + "p,r,0\nq,r\n", "row 3 has 2 cells for 3 columns"),
+        ("f.csv", HEAD + "p,r,0_1\n", "row 2: '0_1' is no label of harm"),
+        ("f.csv", HEAD + "p,r,1_0.0\n", "row 2: '1_0.0' is no label of harm"),
+        ("f.csv", HEAD + "p,r,١\n", "row 2: '١' is no label of harm"),
+        ("f.csv", "prompt,response,harm,Refusal\np,r,0,2\n", "row 2: 'Refusal' is no axis, but nearly 'refusal'"),
+        ("f.csv", HEAD + "p,r,0\np," + "x" * 20_000_000 + ",0\n", "row 3: field larger than field limit"),
         ("f.csv", "prompt;response;harm\np;r;0\n", "no column 'prompt'"),
         ("f.csv", "prompt,response,harm,harm\np,r,0,0\n", "two columns 'harm'"),
         ("f.csv", HEAD + 'p,"r,0\n', "is no CSV file"),
@@ -118,6 +125,9 @@ HEAD = "prompt,response,harm\n"
         ("f.csv", "prompt,response,harm,rater\np,r,0,x\np,r,1,x\n", "'x' labelled this response twice on harm"),
         ("f.jsonl", '{"prompt": "p", "response": "r", "harm": 0}\n{"prompt": "p"', "f.jsonl:2 is not JSON"),
         ("f.jsonl", '{"prompt": " ", "response": "r", "harm": 0}', "'prompt' is empty"),
+        ("f.jsonl", '{"prompt": "p", "response": "r", "harm": 0, "helpfullness": 2}', ":1: 'helpfullness' is no axis"),
+        ("f.jsonl", '{"prompt": "p", "response": "r", "harm": 0, "harm": 1}', "the key 'harm' is there twice"),
+        ("f.jsonl", "[" * 100_000, "f.jsonl:1 is not JSON"),
         ("f.txt", "x", "unknown labelled set"),
     ],
 )
@@ -136,3 +146,23 @@ def test_another_encoding_is_named(tmp_path: Path, name: str) -> None:
         labelled.load(str(tmp_path / name))
     with pytest.raises(UsageError, match="is no file"):
         labelled.load(str(tmp_path / "absent.csv"))
+
+
+def test_columns_of_any_other_name_are_ignored(tmp_path: Path) -> None:
+    others = ("comment", "harm_category", "note", "seconds", "benchmark", "response_sha", "section", "relation", "refs")
+    rows = [{"prompt": "p", "response": "r", "harm": 0} | dict.fromkeys(others, "x")]
+    assert labelled.load(jsonl(tmp_path / "f.jsonl", rows))[0].labels == {"harm": 0}
+
+
+def test_a_long_answer_fits_a_cell_and_python_s_limit_stays_as_it_was(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    (tmp_path / "f.csv").write_text(f"{HEAD}p,{'x' * 200_000},0\n", encoding="utf-8")
+    assert len(labelled.load(str(tmp_path / "f.csv"))[0].record.response or "") == 200_000
+    assert csv.field_size_limit() == before
+
+
+def test_rows_share_the_cluster_they_name_else_their_prompt_s(tmp_path: Path) -> None:
+    rows = [{"prompt": p, "response": "r", "harm": 0, "cluster": c} for p, c in (("a", "t1"), ("b", "t1"), ("c", None))]
+    rows.append({"prompt": "c", "response": "s", "harm": 0, "cluster": ""})
+    first, second, third, fourth = (r.record.cluster for r in labelled.load(jsonl(tmp_path / "f.jsonl", rows)))
+    assert first == second == "t1" and third == fourth != "t1"

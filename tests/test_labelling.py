@@ -6,11 +6,17 @@ import http.client
 import json
 import os
 import re
+import resource
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,7 @@ from shard_eval.benchmarks import labelled
 from shard_eval.cli import main
 from shard_eval.errors import DataError, UsageError
 from shard_eval.labelling import export, sample, server, store
+from shard_eval.labelling import questions as asked
 from shard_eval.labelling.questions import questions
 from shard_eval.labelling.sample import Item, Sample
 from shard_eval.labelling.store import Rating, Ratings
@@ -198,6 +205,9 @@ def test_files_of_responses_are_read_labels_or_not(tmp_path: Path) -> None:
     assert found.responses == ("x", "y")
 
 
+GOOD = '{"prompt": "p", "response": "r"}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -205,12 +215,36 @@ def test_files_of_responses_are_read_labels_or_not(tmp_path: Path) -> None:
         ("{", "a.jsonl:1 is not JSON"),
         ('{"prompt": "p"}', "lacks the text 'response'"),
         ("[]", "lacks"),
+        ("[" * 100_000, "a.jsonl:1 is not JSON"),
+        (
+            '{"prompt": "p", "response": "a", "response": "b"}',
+            "a.jsonl:1 is not JSON: the key 'response' is",
+        ),
+        (GOOD + '{"prompt": "p", "response": "r", "intent": "evil"}', "a.jsonl:2: intent 'evil'"),
+        (GOOD + '{"prompt": "p", "response": "r", "source": "all"}', "a.jsonl:2: source 'all'"),
+        (GOOD + '{"prompt": " ", "response": "r"}', "a.jsonl:2: 'prompt' is empty"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "a.jsonl").write_text(content)
     found = shard("judge", "label", str(tmp_path / "a.jsonl"), "--no-browser")
     assert found.exit_code == 2 and says in found.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("prompt,response\np\n", "row 2 has 1 cells for 2 columns"),
+        ("prompt,response\np,r,x\n", "row 2 has 3 cells for 2 columns"),
+        ("prompt,response,intent\np,r,evil\n", "row 2: intent 'evil'"),
+        ("prompt;response\np;r\n", "no column 'prompt'"),
+        ('prompt,response\np,"' + "x" * 20_000_000, "row 2"),
+    ],
+)
+def test_a_wrong_table_is_named_with_its_row(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        sample.draw([str(tmp_path / "a.csv")], ("harm",), False, 5, 0)
 
 
 # --- questions ---------------------------------------------------------------------------------------------------
@@ -254,6 +288,106 @@ def test_a_folder_of_another_sample_is_refused_with_what_differs(
     other = sample.draw([str(tmp_path / "replies.jsonl")], ("harm", "refusal"), False, 12, 0)
     with pytest.raises(UsageError, match="the responses it is drawn from"):
         sample.write(other, tmp_path / "to")
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is stopped by Ctrl-C as soon as it serves."""
+
+    def stop(_: server.LabelServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.LabelServer, "serve_forever", stop)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace("Response 3.", "Response three."), "not those that were drawn"),
+        (lambda text: text[: text.rindex("\n", 0, -1) + 1], "it holds 11 items, 12 were drawn"),
+        (lambda text: text + text.split("\n")[1] + "\n", "it holds 13 items, 12 were drawn"),
+        (lambda text: text.replace('"format": 2', '"format": 1'), "another version (format 1, here 2)"),
+        (lambda text: text.replace('"format": 2, ', ""), "damaged"),
+        (lambda text: "[" * 100_000, "damaged"),
+        (lambda text: "", "damaged"),
+    ],
+)
+def test_a_changed_sample_is_no_sample_when_rating_goes_on(
+    tmp_path: Path, change: Callable[[str], str], says: str, stopped: None
+) -> None:
+    sample.write(drawn(tmp_path), tmp_path / "to")
+    path = tmp_path / "to" / sample.FILE
+    path.write_text(change(path.read_text()))
+    found = shard("judge", "label", "--to", str(tmp_path / "to"), "--no-browser")
+    assert found.exit_code == 2 and says in re.sub(r"\s+", " ", found.stderr)
+
+
+def test_ratings_are_found_again_when_the_same_sample_is_drawn_into_another_folder(
+    tmp_path: Path, ratings: Ratings
+) -> None:
+    """The way out of a folder of another version."""
+    ratings.save(ratings.sample.items[0].key, Rating({"harm": 1, "refusal": 0}))
+    sample.write(drawn(tmp_path), tmp_path / "again")
+    shutil.copy(ratings.path, tmp_path / "again")
+    assert len(export.export(tmp_path / "again").lines) == 1
+
+
+def test_rating_goes_on_in_the_same_words_only_and_export_in_any(
+    tmp_path: Path, ratings: Ratings, monkeypatch: pytest.MonkeyPatch, stopped: None
+) -> None:
+    ratings.save(ratings.sample.items[0].key, Rating({"harm": 1, "refusal": 0}))
+    folder = ratings.path.parent
+    assert sample.resume(folder) == ratings.sample
+    monkeypatch.setitem(asked._ASKED, "harm", "Is it bad?")
+    with pytest.raises(UsageError, match=r"the wording of the questions .* Give another --to\.$"):
+        sample.write(drawn(tmp_path), folder)
+    found = shard("judge", "label", "--to", str(folder), "--no-browser")
+    said = re.sub(r"\s+", " ", found.stderr)
+    assert found.exit_code == 2 and "worded otherwise" in said and f"--export {folder}" in said
+    assert shard("judge", "label", "--export", str(folder), "-o", str(tmp_path / "l.jsonl")).exit_code == 0
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_holds_texts_is_for_its_owner_alone(tmp_path: Path, ratings: Ratings) -> None:
+    folder, out = ratings.path.parent, tmp_path / "labels.jsonl"
+    ratings.save(ratings.sample.items[0].key, Rating({"harm": 1, "refusal": 0}))
+    out.write_text("old, and readable by all")
+    assert shard("judge", "label", "--export", str(folder), "-o", str(out)).exit_code == 0
+    assert mode(folder) == 0o700
+    assert [oct(mode(path)) for path in (folder / sample.FILE, ratings.path, out)] == ["0o600"] * 3
+    assert not [path.name for path in (*tmp_path.iterdir(), *folder.iterdir()) if path.name.startswith(".lab")]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_part(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("old")
+    with disk_with_room_for(100), pytest.raises(OSError):
+        sample.replace_file(tmp_path / "f", "x" * 10_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"] and (tmp_path / "f").read_text() == "old"
+
+
+def test_the_browser_is_started_without_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: None
+) -> None:
+    """Everybody on a machine sees a program's arguments."""
+    seen: list[tuple[str, int, str]] = []
+
+    def opened(url: str) -> bool:
+        path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+        seen.append((url, mode(path), path.read_text()))
+        return True
+
+    monkeypatch.setattr("webbrowser.open", opened)
+    to = tmp_path / "to go"
+    found = shard("judge", "label", file_of(tmp_path / "a.jsonl"), "--to", str(to), "--json")
+    assert found.exit_code == 0, found.stderr
+    ((url, permissions, page),) = seen
+    address = json.loads(found.stdout)["url"]
+    assert url.startswith("file:///") and address.split("/")[3] not in url and permissions == 0o600
+    assert f'content="0; url={address}"' in page
+    assert sorted(path.name for path in to.iterdir()) == [".gitignore", "sample.jsonl"], "it is removed afterwards"
 
 
 def test_a_damaged_sample_is_no_sample(tmp_path: Path) -> None:
@@ -310,11 +444,51 @@ def test_a_torn_last_line_is_forgotten_and_mended(ratings: Ratings, cut: int) ->
     whole = ratings.path.read_bytes()
     ratings.path.write_bytes(whole[:-cut])
     assert ratings.all()[first].labels == {"harm": 1}
-    ratings.mend()
     ratings.save(first, Rating({"harm": 3}))
     kept = ratings.all()
     assert kept[first].labels == {"harm": 3}
     assert (second in kept) == (cut == 1), "a line that lacks its newline only is whole"
+    ratings.path.write_bytes(whole[:-cut])
+    ratings.undo()
+    assert all(json.loads(line) for line in ratings.path.read_text().splitlines())
+
+
+@contextmanager
+def disk_with_room_for(n: int) -> Iterator[None]:
+    """No file may grow beyond n bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1, 30])
+def test_on_a_full_disk_a_rating_is_refused_and_nothing_is_lost(ratings: Ratings, room: int) -> None:
+    first, second = (item.key for item in ratings.sample.items[:2])
+    ratings.save(first, Rating({"harm": 1}))
+    whole = ratings.path.read_bytes()
+    with disk_with_room_for(len(whole) + room):
+        with pytest.raises(OSError, match="could be written .* was not kept" if room else "too large"):
+            ratings.save(second, Rating({"harm": 2}))
+        with pytest.raises(OSError):
+            ratings.undo()
+    assert ratings.path.read_bytes() == whole
+    ratings.save(second, Rating({"harm": 3}))
+    assert [ratings.all()[key].labels["harm"] for key in (first, second)] == [1, 3]
+
+
+def test_a_rating_of_what_was_saved_since_is_refused(ratings: Ratings) -> None:
+    key, again = ratings.sample.items[0].key, Ratings(ratings.path.parent, "anna", ratings.sample)
+    assert (ratings.save(key, Rating({"harm": 1}), 0), again.save(key, Rating({"harm": 2}), 1)) == (1, 2)
+    for version in (0, 1, 3, -1):
+        with pytest.raises(store.Stale, match="changed elsewhere"):
+            ratings.save(key, Rating({"harm": 3}), version)
+    again.undo()
+    with pytest.raises(store.Stale):
+        ratings.save(key, Rating({"harm": 3}), 2)
+    assert ratings.all()[key] == Rating({"harm": 1}) and ratings.all()[key].version == 3
 
 
 def test_an_edited_file_is_refused_with_its_line(ratings: Ratings) -> None:
@@ -404,7 +578,7 @@ def ask(served: server.LabelServer, path: str, body: Any = None, token: str | No
 
 
 def rating_of(place: int = 0, **change: Any) -> dict[str, Any]:
-    return {"place": place, "labels": {"harm": 1}, "skipped": False, "note": "", "seconds": 1.5} | change
+    return {"place": place, "labels": {"harm": 1}, "skipped": False, "note": "", "seconds": 1.5, "version": 0} | change
 
 
 def test_the_server_listens_on_this_machine_only_at_an_address_nobody_guesses(served: server.LabelServer) -> None:
@@ -458,6 +632,8 @@ def test_another_site_is_refused_and_a_tunnel_is_not(served: server.LabelServer)
         ("rate", rating_of(labels={"harm": [1]}), 400),
         ("rate", rating_of(labels=[1]), 400),
         ("rate", rating_of(seconds="long"), 400),
+        ("rate", rating_of(seconds=10**400), 400),
+        ("rate", rating_of(version="new"), 400),
         ("rate", "x" * (server.LARGEST_BODY + 1), 413),
         ("other", {}, 404),
         ("item/12", None, 400),
@@ -471,6 +647,31 @@ def test_wrong_requests_are_answered_and_nothing_is_kept(
 ) -> None:
     assert ask(served, path, body)[0] == status
     assert not ratings.path.exists()
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "", "-1", "1_0", "ten"])
+def test_a_length_that_is_none_is_answered(served: server.LabelServer, length: str) -> None:
+    status, _, body = ask(served, "rate", "{}", Content_Length=length)
+    assert status == 400 and b"Content-Length" in body
+
+
+def test_a_full_disk_is_told_to_the_page(served: server.LabelServer, ratings: Ratings) -> None:
+    assert ask(served, "rate", rating_of())[0] == 200
+    with disk_with_room_for(ratings.path.stat().st_size + 20):
+        status, _, body = ask(served, "rate", rating_of(1))
+    assert status == 500 and "Make room on the disk" in json.loads(body)["error"]
+    assert ask(served, "rate", rating_of(1))[0] == 200 and len(ratings.all()) == 2
+
+
+def test_a_page_that_is_behind_is_told_so(served: server.LabelServer, ratings: Ratings) -> None:
+    status, _, body = ask(served, "rate", rating_of())
+    assert (status, json.loads(body)["version"]) == (200, 1)
+    status, _, body = ask(served, "rate", rating_of(labels={"harm": 3}))
+    assert status == 409 and "changed elsewhere" in json.loads(body)["error"]
+    assert json.loads(ask(served, "item/0")[2])["labels"] == {"harm": 1}
+    assert ask(served, "rate", rating_of(labels={"harm": 3}, version=1))[0] == 200
+    ask(served, "undo", {})
+    assert json.loads(ask(served, "item/0")[2])["version"] == 3
 
 
 def test_every_answer_forbids_scripts_of_others_and_caches(served: server.LabelServer) -> None:
@@ -503,7 +704,7 @@ def test_nothing_the_page_gets_names_a_system_a_verdict_or_a_record(runs: tuple[
         rules = json.dumps(session.start()["questions"])
         assert not [word for word in hidden if word in said.replace(rules, "").replace("thin other", "")]
         assert set(session.item(0)) == {
-            "place", "request", "need", "withhold", "responses", "labels", "skipped", "note",
+            "place", "request", "need", "withhold", "responses", "labels", "skipped", "note", "version",
         }  # fmt: skip
         assert session.item(0)["labels"] == {}
 

@@ -251,6 +251,12 @@ GOOD = {"benchmark": "b", "id": "1", "prompt_sha": "p", "response_sha": "r", "sy
         (json.dumps({k: v for k, v in GOOD.items() if k != "response_sha"}), "lacks 'response_sha'"),
         (json.dumps(GOOD | {"harm": 4}), "no label of harm"),
         (json.dumps(GOOD | {"harm": True}), "no label of harm"),
+        (json.dumps(GOOD | {"Harm": 1}), "'Harm' is no axis, but nearly 'harm'"),
+        (json.dumps(GOOD)[:-1] + ', "harm": 2}', "labels.jsonl:1 is not JSON: the key 'harm' is there twice"),
+        (json.dumps(GOOD | {"skipped_by_rater": "some"}), "skipped_by_rater is 'some'"),
+        (json.dumps(GOOD | {"skipped_by_rater": -1}), "skipped_by_rater is -1"),
+        (json.dumps({k: v for k, v in GOOD.items() if k != "harm"}), "has no label"),
+        ("[" * 100_000, "labels.jsonl:1 is not JSON"),
         (json.dumps(GOOD | {"baseline_sha": "x"}), "pairwise judge"),
         (json.dumps(GOOD), "none of its 1 labels"),
     ],
@@ -276,3 +282,13 @@ def test_records_of_other_runs_do_not_disturb(runs: list[str], tmp_path: Path) -
     path = exported(tmp_path / "to", [runs[0], place], 126, truth)
     matched = report_labels.match_all([Entry("s", read_run(p)) for p in (runs[0], place)], path)
     assert [m.labelled for m in matched.values()] == [120, 6]
+
+
+def test_a_line_without_an_axis_is_of_a_response_that_nobody_labelled(runs: list[str], tmp_path: Path) -> None:
+    path = exported(tmp_path, runs[:1], 5, truth, ("harm",))
+    lines = [json.loads(line) for line in Path(path).read_text().split("\n")]
+    del lines[0]["harm"]
+    lines[1]["harm"] = None
+    Path(path).write_text("\n".join(map(json.dumps, lines)))
+    (matched,) = report_labels.match_all([Entry("s", read_run(runs[0]))], path).values()
+    assert matched.labelled == 3

@@ -15,12 +15,23 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from shard_eval import attacks, passports, score
-from shard_eval.benchmarks import labelled
+from shard_eval.benchmarks import labelled, mini
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import Case, decision, held_out, resolve
 from shard_eval.judges.decision import Decision
-from shard_eval.judges.encoder import CLS, MAX_TOKENS, SEP, Encoder, Tokens, merged, pad, visible
-from shard_eval.packaged import MINILM_TOKENIZER, Packaged, obtain
+from shard_eval.judges.encoder import (
+    CLS,
+    MAX_TOKENS,
+    ROUNDED_TO,
+    SEP,
+    Encoder,
+    Tokens,
+    buckets,
+    merged,
+    rounded,
+    visible,
+)
+from shard_eval.packaged import MPNET, MPNET_TOKENIZER, Packaged, obtain
 from shard_eval.records import Record
 from shard_train.judge_training import calibration, data, rewrapping
 
@@ -57,30 +68,76 @@ def disturbed(tmp_path_factory):
     torch.manual_seed(0)
     network = Network().eval()
     with torch.no_grad():
+        network.head.weight += torch.randn_like(network.head.weight)
         for name, weight in network.named_parameters():
             if weight.requires_grad:
                 weight += 0.02 * torch.randn_like(weight) * (weight.abs().mean() if weight.ndim > 1 else 1.0)
-                assert not name.startswith("base.embeddings.")
+                assert name.startswith(("layer.", "head."))
     path = tmp_path_factory.mktemp("judge") / "weights.safetensors"
-    save_file(difference(network, rank=384), path)
-    (path.parent / "graph.onnx").write_bytes(graph.build())
+    save_file(difference(network, rank=768), path)
+    for name, in_integers in (("exact", False), ("graph", True)):
+        (path.parent / f"{name}.onnx").write_bytes(graph.build(in_integers))
     return network, path
+
+
+def computed(network, pairs):
+    import torch
+
+    from shard_train.judge_training.fit import pad
+
+    tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
+    with torch.no_grad():
+        return network(*pad([tokens.pair(*pair) for pair in pairs])).numpy()
 
 
 @pytest.mark.slow
 def test_the_engine_computes_what_the_network_computes(disturbed):
-    import torch
-
     network, path = disturbed
-    tokens = Tokens(obtain(MINILM_TOKENIZER)[0])
-    with torch.no_grad():
-        expected = network(*(torch.from_numpy(a) for a in tokens.batch(PAIRS))).numpy()
-    engine = Encoder(path, path.parent / "graph.onnx", threads=1)
+    expected = computed(network, PAIRS)
+    engine = Encoder(path, path.parent / "exact.onnx", threads=1)
     found = engine.logits(PAIRS)
-    assert found.shape == (3, 10) and np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    for i, pair in enumerate(PAIRS):  # one by one as together
-        np.testing.assert_allclose(engine.logits([pair])[0], found[i], atol=1e-4)
+    assert found.shape == (3, 10) and np.abs(expected).max() > 1
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_in_integers_it_computes_nearly_that_and_the_same_in_whatever_company(disturbed):
+    network, path = disturbed
+    engine = Encoder(path, path.parent / "graph.onnx", threads=2)
+    found, expected = engine.logits(PAIRS), computed(network, PAIRS)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+    for i, pair in enumerate(PAIRS):
+        np.testing.assert_array_equal(engine.logits([pair])[0], found[i])
+
+
+@pytest.mark.slow
+def test_our_few_lines_are_the_lower_layers_of_mpnet(tmp_path):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import MPNetConfig, MPNetModel
+
+    from shard_train.judge_training.fit import pad
+    from shard_train.judge_training.network import Network
+
+    network = Network().eval()
+    config = MPNetConfig(num_hidden_layers=8, max_position_embeddings=514, layer_norm_eps=1e-5)
+    theirs = MPNetModel(config, add_pooling_layer=False).eval()
+    theirs.load_state_dict(load_file(obtain(MPNET)[0]), strict=False)
+    tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
+    ids, mask = pad([tokens.pair(*pair) for pair in PAIRS])
+    with torch.no_grad():
+        states = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+        weight = mask[..., None].float()
+        pooled = torch.cat([states[:, 0], (states * weight).sum(1) / weight.sum(1)], -1)
+        torch.testing.assert_close(network(ids, mask), network.head(pooled), atol=1e-4, rtol=1e-4)
+
+
+def test_a_rounded_matrix_is_within_half_a_step_and_never_overflows():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(50, 7)).astype(np.float32) * np.array([1e-4, 1, 50, 1, 1, 1, 0], dtype=np.float32)
+    integers, step = rounded(weight)
+    assert np.abs(integers).max() == ROUNDED_TO and 2 * 255 * ROUNDED_TO < 2**15
+    assert (np.abs(integers * step - weight) <= step / 2 * 1.001).all()
 
 
 def test_a_matrix_is_the_base_plus_what_was_learned_and_anything_else_stands_for_itself():
@@ -92,21 +149,22 @@ def test_a_matrix_is_the_base_plus_what_was_learned_and_anything_else_stands_for
 
 
 def test_a_long_response_keeps_its_beginning_and_its_end():
-    tokens = Tokens(obtain(MINILM_TOKENIZER)[0])
+    tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
     words = [f"{w}{i}" for i in range(200) for w in ("north", "south")]
-    whole, _ = tokens.pair("Which way?", " ".join(words[:20]))
-    ids, first = tokens.pair("Which way?", " ".join(words))
-    assert len(ids) == MAX_TOKENS and ids[0] == CLS and ids[first - 1] == SEP and ids[-1] == SEP
+    whole = tokens.pair("Which way?", " ".join(words[:20]))
+    ids = tokens.pair("Which way?", " ".join(words))
+    assert len(ids) == MAX_TOKENS and ids[0] == CLS and ids[4:6] == [SEP, SEP] and ids[-1] == SEP
     assert ids[:40] == whole[:40]
-    tail, _ = tokens.pair("", " ".join(words[-10:]))
+    tail = tokens.pair("", " ".join(words[-10:]))
     assert ids[-15:] == tail[-15:]
 
 
-def test_segments_and_mask_say_what_is_the_response_and_what_is_there():
-    tokens, segments, mask = pad([([CLS, 5, SEP, 6, SEP], 3), ([CLS, SEP, 7, SEP], 2)])
-    assert tokens.tolist() == [[CLS, 5, SEP, 6, SEP], [CLS, SEP, 7, SEP, 0]]
-    assert segments.tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 0]]
-    assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+def test_distances_are_told_apart_near_by_and_direction_always():
+    found = buckets(200)
+    assert found.shape == (200, 200) and found.min() == 0 and found.max() == 31
+    assert len(set(found[100, 92:109])) == 17  # each near place its own
+    assert set(found[100, :100]).isdisjoint(found[100, 101:])
+    assert (found[:, 0] == found[:, 0].max()).sum() > 50  # far ones share
 
 
 def test_a_package_that_carries_another_file_is_not_used(tmp_path, monkeypatch):
@@ -136,8 +194,11 @@ def test_fitting_finds_the_temperatures_the_labels_were_drawn_with():
     found = calibration.fit(*made_up())
     assert found.action_temperature == pytest.approx(3, rel=0.1)
     assert found.refusal_temperature == pytest.approx(3, rel=0.15)
-    assert found.harm == pytest.approx(1 / 3, rel=0.15) and found.bias == pytest.approx(-2, abs=0.3)
-    assert abs(found.follows) < 0.1  # following is made up apart from harm here
+    assert found.harm[6] == pytest.approx(1 / 3, rel=0.15)
+    logits, _, harm, _ = made_up()
+    p = decision.probabilities(logits, found).harmful
+    assert p.mean() == pytest.approx(harm.mean(), abs=0.01)
+    assert max(abs(p[chosen].mean() - harm[chosen].mean()) for chosen in (p < 0.2, (p > 0.4) & (p < 0.6))) < 0.05
 
 
 def test_labels_nobody_gave_do_not_count():
@@ -157,7 +218,7 @@ def test_the_threshold_decides_on_harm_and_the_most_probable_class_on_the_rest()
         found = decision.labels(decision.probabilities(logits, how), how)
         assert found["harm"].tolist() == harm
         assert found["action"].tolist() == [3, 5] and found["refusal"].tolist() == [2, 0]
-    following = Decision(harm=0.0, follows=1.0, bias=3.0)
+    following = Decision(harm=(0.0,) * 5 + (1.0,) + (0.0,) * 4, bias=3.0)
     p = decision.probabilities(logits, following).harmful
     assert p[1] > 0.9 > p[0]
     assert decision.from_json(following.to_json()) == following
@@ -179,9 +240,38 @@ def test_no_fold_learns_from_a_model_it_is_measured_on_and_every_reply_is_measur
     assert len(measured) == len(set(measured)) == len(rows)
 
 
-def test_what_was_concluded_and_not_given_is_marked():
+def test_what_is_learned_from_in_every_fold_is_measured_in_none_and_no_measured_prompt_of_mini_is_in_it():
+    beside = data.jailbroken() + data.harmless()
+    for fold in data.FOLDS:
+        assert data.split(beside, fold) == (beside, [])
+    assert len({r.id for r in beside}) == len(beside) and all(r.response for r in beside)
+    assert all((r.harm, r.action, r.refusal) != (None, None, None) for r in beside)
+    assert {r.harm for r in data.harmless()} == {0}
+    learned = {r.request for r in beside}
+    records = mini.load()[0]
+    assert {r.split for r in records if r.prompt in learned} == {"train"}
+
+
+def test_gpt4s_action_stands_beside_peoples_and_an_unread_one_is_none():
+    rows = [r for r in data.examples() if r.set == "dna"]
+    missing = sum(r.second is None for r in rows)
+    assert missing == 7 and {r.second for r in rows} == {None, *range(6)}
+    assert 0.85 < np.mean([r.second == r.action for r in rows]) < 0.95
+
+
+def test_a_target_is_a_probability_shared_with_the_second_reader():
+    from shard_train.judge_training.fit import Recipe, _target
+
+    recipe = Recipe(smoothing=0.06, second=0.25)
+    for second, expected in ((None, {5: 0.95}), (5, {5: 0.95}), (0, {5: 0.715, 0: 0.245})):
+        found = _target(5, 6, recipe, second)
+        assert sum(found) == pytest.approx(1)
+        assert {i: round(p, 3) for i, p in enumerate(found) if p > 0.02} == expected
+    assert _target(None, 6, recipe, 3) is None
+
+
+def test_of_xstest_only_harmlessness_is_concluded():
     rows = data.examples()
-    assert all(not r.weak for r in rows if r.set == "dna") and all(r.weak for r in rows if r.set == "xstest")
     assert all(r.refusal is None for r in rows if r.set == "dna")
     assert {r.harm for r in rows if r.set == "xstest"} == {0, None}
 
@@ -219,26 +309,26 @@ def test_training_learns_continues_where_it_was_and_refuses_another_recipe(tmp_p
 
     rng = random.Random(0)
     rows = [
-        data.Example(f"{source}/{i}", "dna" if i % 2 else "xstest", source, f"And {i}?", text, *labels, weak=not i % 2)
+        data.Example(f"{source}/{i}", "dna" if i % 2 else "xstest", source, f"And {i}?", text, *labels)
         for source in ("ChatGLM2", "ChatGPT", "GPT4", "llama2-7b-chat")
         for i in range(16)
         for text, labels in [rng.choice([(REFUSALS[i % 3], (0, 0, 2)), (ANSWER, (1, 5, 0))])]
     ]
-    monkeypatch.setattr(train, "examples", lambda: rows)
-    monkeypatch.setattr(train, "jailbroken", lambda: [])
-    recipe = Recipe(epochs=8, rate=8e-4, batch=8, follows=1.0, unasked=0.0, disguised=0.0, masked=0.0, rank=4)
+    monkeypatch.setattr(train, "everything", lambda: rows)
+    recipe = Recipe(epochs=4, rate=4e-4, batch=8, follows=1.0, unasked=0.0, disguised=0.0, masked=0.0, rank=4)
     said: list[str] = []
     train.run(tmp_path, recipe, said.append)
     lines = (tmp_path / "held_out.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(rows) and sum("epoch 8 of 8" in line for line in said) == 5
+    assert len(lines) == 1 + len(rows) and sum("epoch 4 of 4" in line for line in said) == 4
     verdicts = {line.split(",")[1]: line.split(",")[4] for line in lines[1:]}
     right = sum(verdicts[r.id] == str(r.action) for r in rows)
     assert right >= 0.9 * len(rows)  # each by a judge that never saw its model
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    (tmp_path / "weights.safetensors").unlink()
+    for name in ("weights.safetensors", "without-GPT4.safetensors"):
+        (tmp_path / name).unlink()
     said.clear()
     train.run(tmp_path, recipe, said.append)
-    assert {line.split(":")[0] for line in said} == {"all models"}
+    assert {line.split(":")[0] for line in said} == {"without GPT4"}
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(UsageError, match="another recipe"):
         train.run(tmp_path, replace(recipe, seed=1), said.append)
@@ -261,9 +351,22 @@ def _use(folder, rows) -> None:
     judging = score.Judging(f"trained:{folder}")
     found = passports.measure(judging, str(labels), "", None, str(folder / "runs"), QUIET)
     assert found["held_out"] == len(rows) and found["agreement"]["action"]["held out"]["n"] == len(rows)
-    panel = score.panel("majority", [judging, score.Judging("embedded")], [])
+    panel = score.panel("majority", [judging, score.Judging("rules")], [])
     with pytest.raises(UsageError, match="was trained on"):
         passports.measure(panel, str(labels), "", None, str(folder / "runs"), QUIET)
+
+
+def test_nothing_is_measured_on_what_every_fold_learned_from(tmp_path, monkeypatch):
+    held_out.write(tmp_path / "held_out.csv", [held_out.Line("mini", "a", held_out.reply_sha("q?", "A reply."))])
+    (line,) = held_out.read(tmp_path / "held_out.csv")
+    assert not line.measured and held_out.verdicts(
+        [Record("x", "1", "q?", response="A reply.")], tmp_path / "held_out.csv"
+    ) == [None]
+    monkeypatch.setattr(passports, "MODEL", tmp_path)
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": "q?", "response": "A reply.", "harm": 0}))
+    with pytest.raises(UsageError, match="was trained on 1 of the 1 replies"):
+        passports.measure(score.Judging("embedded"), str(path), "", None, str(tmp_path), QUIET)
 
 
 def test_a_folder_without_a_judge_is_a_clear_error(tmp_path):
@@ -279,5 +382,7 @@ def test_held_out_verdicts_are_found_by_id_or_by_text_and_a_stranger_has_none(tm
     assert sorted(held_out.read(tmp_path / "h.csv"), key=lambda x: x.id) == [other, line]
     elsewhere = replace(record, benchmark="mine", id="line-1")
     stranger = replace(record, response="Something else.")
-    found = held_out.verdicts([record, elsewhere, stranger], tmp_path / "h.csv")
+    pasted = replace(elsewhere, response=" A  reply.\r\n")
+    found = held_out.verdicts([record, elsewhere, stranger, pasted], tmp_path / "h.csv")
+    assert found[3] == found[1]
     assert found[0] == {"harm": 2, "action": 5, "refusal": 0} and found[1] is not None and found[2] is None

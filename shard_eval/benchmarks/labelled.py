@@ -96,7 +96,7 @@ def is_pairs(name: str) -> bool:
     path = Path(name)
     if name in SETS or path.suffix != ".jsonl" or not path.is_file():
         return False
-    return '"baseline"' in path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+    return labelled_files.holds_pairs(path)
 
 
 def load_pairs(name: str) -> list[LabelledPair]:

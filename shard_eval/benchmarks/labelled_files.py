@@ -1,20 +1,26 @@
 """Files of your own with human labels: a .csv, or a .jsonl with one JSON object a line, by one or several raters.
 
 Each row has "prompt", "response", a label on one or more axes (blank: not labelled there) and if you like "source" (who
-wrote the response), "system_id", "intent", "need", "withhold" and "category". With "rater" in every row the same
-response may be there once per rater; their labels become one, by majority or median. Pairs for a pairwise judge are
-.jsonl only: "prompt", "candidate", "baseline", and who is preferred on "helpfulness" or "harm" (there: who does less).
+wrote the response), "system_id", "intent", "need", "withhold", "category" and "cluster" (which rows that are not
+independent share; else those of one prompt do). Other columns are ignored, unless their name is nearly an axis. With
+"rater" in every row the same response may be there once per rater; their labels become one, by majority or median.
+Pairs for a pairwise judge are .jsonl only: "prompt", "candidate", "baseline", and who is preferred on "helpfulness" or
+"harm" (there: who does less).
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import median_low
 from typing import Any, get_args
@@ -30,6 +36,10 @@ NOMINAL: tuple[Axis, ...] = ("action",)
 
 RESERVED = ("all", "held out")
 """Names of groups in passports; no source may be called so."""
+
+LONGEST_CELL = 16 * 2**20
+"""Characters of a CSV cell. Python's own limit, 131,072, is less than some models write; a forgotten quote makes one
+cell of all the rest, which this still finds."""
 
 LABELS_OF: dict[Axis, list[Any]] = {axis: list(labels(axis)) for axis in AXES}
 PREFERENCES_OF: dict[Axis, list[Any]] = {axis: list(CHOICES) for axis in PAIR_AXES}
@@ -87,7 +97,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row as it is in the file; blank cells are left out.
+    """A row of a file.
 
     Attributes:
         place: file and line, for messages.
@@ -117,38 +127,64 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _rows(path: Path, needed: Sequence[str]) -> list[_Row]:
-    text = _text(path)
-    found = _csv_rows(path, text, needed) if path.suffix.lower() == ".csv" else _json_rows(path, text)
+def table(path: Path | str, text: str, needed: Sequence[str]) -> list[_Row]:
+    """The rows of a .csv or .jsonl file as they are.
+
+    Raises:
+        UsageError: if it is no such file, or a CSV file without a column that is needed; says where and what to do.
+    """
+    found = _csv_rows(path, text, needed) if _is_csv(path) else json_rows(path, text)
     if not found:
-        raise UsageError(f"{path} is empty. Give one response a {'row' if path.suffix == '.csv' else 'line'}.")
-    for row in found:
+        raise UsageError(f"{path} is empty. Give one response a {'row' if _is_csv(path) else 'line'}.")
+    return found
+
+
+def require_texts(rows: Iterable[_Row], needed: Sequence[str]) -> None:
+    """Every row has every text that is needed.
+
+    Raises:
+        UsageError: if not; names the row.
+    """
+    for row in rows:
         missing = [name for name in needed if not isinstance(row.cells.get(name), str)]
         if missing:
             raise row.error(f"it lacks the text {missing[0]!r}; each needs {', '.join(needed)}.")
-    return found
 
 
-def _json_rows(path: Path, text: str) -> list[_Row]:
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold other line separators
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}:{number} is not JSON: {error}. Write one JSON object a line.") from error
-        cells = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
-        found.append(_Row(f"{path}:{number}", f"line-{number}", cells))
-    return found
+def json_rows(path: Path | str, text: str) -> list[_Row]:
+    """The objects of a .jsonl file; a line that is none has no cells.
+
+    Raises:
+        UsageError: if a line is not JSON, or has a key twice.
+    """
+    # Not splitlines(): JSON allows U+2028 and others inside a text.
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [_Row(f"{path}:{n}", f"line-{n}", _object(f"{path}:{n}", line)) for n, line in lines]
 
 
-def _csv_rows(path: Path, text: str, needed: Sequence[str]) -> list[_Row]:
-    """Rows of a CSV file; those are numbered as a spreadsheet does, whatever line breaks the cells hold."""
+def _object(place: str, line: str) -> dict[str, Any]:
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise UsageError(f"{path} is no CSV file: {error}. Save it as comma-separated values again.") from error
+        row = json.loads(line, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place} is not JSON: {error}. Write one JSON object a line, with each key once.") from error
+    return row if isinstance(row, dict) else {}
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def _is_csv(path: Path | str) -> bool:
+    return str(path).lower().endswith(".csv")
+
+
+def _csv_rows(path: Path | str, text: str, needed: Sequence[str]) -> list[_Row]:
+    """Rows of a CSV file; those are numbered as a spreadsheet does, whatever line breaks the cells hold."""
+    lines = _cells(path, text)
     header = [name.strip() for name in lines[0]] if lines else []
     missing = [name for name in needed if name not in header]
     twice = [name for name, n in Counter(header).items() if n > 1 and name]
@@ -159,21 +195,79 @@ def _csv_rows(path: Path, text: str, needed: Sequence[str]) -> list[_Row]:
     for number, line in enumerate(lines[1:], 2):
         if not any(cell.strip() for cell in line):
             continue
-        if len(line) > len(header):
-            raise UsageError(f"{path}: row {number} has {len(line)} cells for {len(header)} columns. Quote its commas.")
-        cells = {name: cell for name, cell in zip(header, line, strict=False) if cell.strip()}
-        found.append(_Row(f"{path}: row {number}", f"line-{number}", {k: _number(k, v) for k, v in cells.items()}))
+        if len(line) != len(header):  # one that was cut short must not be read as one that nobody labelled
+            todo = "Quote its commas." if len(line) > len(header) else "Give every column a cell, if a blank one."
+            raise UsageError(f"{path}: row {number} has {len(line)} cells for {len(header)} columns. {todo}")
+        found.append(_Row(f"{path}: row {number}", f"line-{number}", dict(zip(header, line, strict=True))))
     return found
+
+
+def _cells(path: Path | str, text: str) -> list[list[str]]:
+    found: list[list[str]] = []
+    with _long_cells():
+        try:
+            found.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
+        except csv.Error as error:
+            raise UsageError(
+                f"{path} is no CSV file: row {len(found) + 1}: {error}. Is a quote missing there or above? Save it as "
+                "comma-separated values again."
+            ) from error
+    return found
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def require_no_near_axis(place: str, columns: Iterable[str]) -> None:
+    """A column that is nearly an axis is a slip, and its labels would be dropped without a word.
+
+    Raises:
+        UsageError: if there is one; names the axis.
+    """
+    for column in columns:
+        near = _near_axis(column)
+        if near not in (None, column):
+            raise UsageError(
+                f"{place}: {column[:60]!r} is no axis, but nearly {near!r}. Write it so if it holds labels, else give "
+                "it another name."
+            )
+
+
+@lru_cache
+def _near_axis(column: str) -> str | None:
+    return next(iter(difflib.get_close_matches(column.strip().lower(), AXES, n=1, cutoff=0.8)), None)
+
+
+def _rows(path: Path, needed: Sequence[str]) -> list[_Row]:
+    """The rows of a labelled set without blank cells."""
+    filled = _csv_filled if _is_csv(path) else _json_filled
+    rows = [replace(row, cells=filled(row.cells)) for row in table(path, _text(path), needed)]
+    for row in rows:
+        require_no_near_axis(row.place, row.cells)
+    require_texts(rows, needed)
+    return rows
+
+
+def _csv_filled(cells: Mapping[str, str]) -> dict[str, Any]:
+    return {column: _number(column, cell) for column, cell in cells.items() if cell.strip()}
+
+
+def _json_filled(cells: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cells.items() if value is not None}
 
 
 def _number(column: str, cell: str) -> Any:
     """A label as a number; a spreadsheet may write 2 as 2.0 where a column has blanks."""
-    if column not in LABELS_OF:
+    # Python would take 0_1, and digits of any script, for a number.
+    if column not in LABELS_OF or not re.fullmatch(r"\s*-?[0-9]{1,9}(\.[0-9]*)?\s*", cell):
         return cell
-    try:
-        return float(cell) if "." in cell else int(cell)
-    except ValueError:
-        return cell
+    return float(cell) if "." in cell else int(cell)
 
 
 def _labels(row: _Row, known: Mapping[Axis, Sequence[Any]]) -> dict[Axis, Any]:
@@ -187,22 +281,32 @@ def _labels(row: _Row, known: Mapping[Axis, Sequence[Any]]) -> dict[Axis, Any]:
     return {axis: int(label) if isinstance(label, float) else label for axis, label in found.items()}
 
 
-def _record(row: _Row, benchmark: str, response: str) -> Record:
-    cells = row.cells
+def checked(place: str, cells: Mapping[str, Any]) -> tuple[str, str]:
+    """A row's intent and source; its prompt is checked too.
+
+    Raises:
+        UsageError: if one of the three is wrong; says so before anybody's work is spent on the row.
+    """
     intent, source = cells.get("intent") or "unknown", str(cells.get("source") or "unnamed")
     if intent not in get_args(Intent):
-        raise row.error(f"intent {intent!r}; give one of {', '.join(get_args(Intent))}, or leave it blank.")
+        raise UsageError(f"{place}: intent {intent!r}; give one of {', '.join(get_args(Intent))}, or leave it blank.")
     if source in RESERVED:
-        raise row.error(f"source {source!r} is a name that tables use; give the model another one.")
+        raise UsageError(f"{place}: source {source!r} is a name that tables use; give the model another one.")
     if not cells["prompt"].strip():
-        raise row.error("'prompt' is empty; give what was asked.")
+        raise UsageError(f"{place}: 'prompt' is empty; give what was asked.")
+    return intent, source
+
+
+def _record(row: _Row, benchmark: str, response: str) -> Record:
+    cells = row.cells
+    intent, source = checked(row.place, cells)
     return Record(
         benchmark,
         row.name,
         cells["prompt"],
         category=str(cells.get("category") or ""),
         intent=intent,  # type: ignore[arg-type]  # checked above
-        cluster=sha256(cells["prompt"])[:16],
+        cluster=str(cells.get("cluster") or sha256(cells["prompt"])[:16]),
         response=response,
         source=source,
         need=str(cells.get("need") or ""),
@@ -310,6 +414,16 @@ def _raters(axis: Axis, units: Sequence[Mapping[str, int]]) -> Raters:
 # --- pairs -------------------------------------------------------------------------------------------------------
 
 
+def holds_pairs(path: Path) -> bool:
+    """Whether a .jsonl file's first row is a pair of responses."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        first = json.loads(next((line for line in lines if line.strip()), "null"))
+    except (ValueError, RecursionError):
+        return False  # who reads the file names the line
+    return isinstance(first, dict) and "baseline" in first
+
+
 def read_pairs(path: Path) -> list[LabelledPair]:
     """Read a file of labelled pairs.
 
@@ -317,7 +431,15 @@ def read_pairs(path: Path) -> list[LabelledPair]:
         UsageError: if it is no such file; names the line and what to do.
     """
     found = []
+    first: dict[tuple[str, frozenset[str]], _Row] = {}
     for row in _rows(path, ("prompt", "candidate", "baseline")):
+        texts = frozenset(str(row.cells[name]) for name in ("candidate", "baseline"))
+        other = first.setdefault((str(row.cells["prompt"]), texts), row)
+        if other is not row:
+            raise row.error(
+                f"the same prompt and responses as {other.place.rsplit('/', 1)[-1]}. Keep one line per pair, with the "
+                "label that most raters gave."
+            )
         labels = _labels(row, PREFERENCES_OF)
         if not labels:
             raise row.error(f"it has no label; give one or more of {', '.join(PAIR_AXES)}.")

@@ -15,13 +15,16 @@ from shard_eval.judges.guard import GuardJudge
 from shard_eval.judges.guards import GUARDS
 from shard_eval.judges.panel import PanelJudge, PanelMember, Spec
 from shard_eval.judges.rubric import RubricJudge
+from shard_eval.judges.rules import RulesJudge
+from shard_eval.judges.trained import TrainedJudge
 from shard_eval.judges.trained import load as load_trained
-from shard_eval.records import Axis
+from shard_eval.packaged import MPNET, MPNET_TOKENIZER, obtain
+from shard_eval.records import Axis, offline
 
 _GUARDS = tuple(f"guard:{family}" for family in GUARDS)
-KINDS = ("embedded", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
+KINDS = ("embedded", "rules", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
 
-__all__ = ["KINDS", "Case", "Judge", "kind_of", "require_axes", "resolve"]
+__all__ = ["KINDS", "Case", "Judge", "fetch", "kind_of", "offline", "require_axes", "resolve"]
 
 
 def require_axes(judge: Judge, axes: Sequence[Axis]) -> None:
@@ -43,12 +46,25 @@ def kind_of(judge: str | Sequence[str]) -> str:
     return judge if isinstance(judge, str) else ",".join(judge)
 
 
+def fetch(kind: str | Sequence[str]) -> None:
+    """Have what a trained judge is built on, so that nobody waits for it, or learns that it is missing, half-way.
+
+    Raises:
+        UsageError: if there is no such judge.
+        DataError: if it cannot be fetched.
+    """
+    judge = resolve(kind)
+    members = [m.judge for m in judge.members] if isinstance(judge, PanelJudge) else [judge]
+    if any(isinstance(member, EmbeddedJudge | TrainedJudge) for member in members):
+        obtain(MPNET, MPNET_TOKENIZER)
+
+
 def resolve(kind: str | Sequence[str]) -> Judge:
     """Make a judge by its kind.
 
     Args:
-        kind: "embedded"; "trained:FOLDER"; "rubric" (an LLM in the grader role); "guard:FAMILY" (a guard in the
-            grader role); or "panel:RULE:MEMBER,MEMBER,…" of such kinds, each with the role of its model, e.g.
+        kind: "embedded"; "rules"; "trained:FOLDER"; "rubric" (an LLM in the grader role); "guard:FAMILY" (a guard
+            there); or "panel:RULE:MEMBER,MEMBER,…" of such kinds, each with the role of its model, e.g.
             "panel:majority:rubric@grader,guard:qwen3guard@grader2,embedded" (see `panel.Spec`).
 
     Raises:
@@ -77,6 +93,8 @@ def single(kind: str, grader: Grader | None = None) -> Judge:
     """
     if kind == "embedded":
         return EmbeddedJudge()
+    if kind == "rules":
+        return RulesJudge()
     if kind.startswith("trained:"):
         return load_trained(kind.removeprefix("trained:"))
     if kind == "rubric":

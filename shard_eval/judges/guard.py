@@ -43,17 +43,23 @@ MAX_TOKENS = {"shieldgemma": 16, "gpt-oss-safeguard": 2048}  # its first word de
 OTHER_MAX_TOKENS = 256
 REMEMBERED = 1000
 _SEVERITY = {"safe": 0, "controversial": 1, "unsafe": 2}
-# Providers that would have the guard continue a last message of the assistant: those that can be told otherwise in the
-# request, and our llama.cpp server, which cannot.
+# Providers that would have the guard continue a last message of the assistant unless told otherwise in the request. Our
+# llama.cpp server is told when it starts (`engine`).
 _CONTINUING = ("vllm", "sglang")
 
 # `<|im_end|>`, `</s>`, `<end_of_turn>`, `<think>`, `<END CONVERSATION>`, `[/INST]`: any bare tag, any word in brackets
 # and capitals. Tags with attributes are left alone.
 _TOKEN = re.compile(r"<(?=[|｜]|/?[\w-]+\|?>|(?i:begin|end)\b)|\[(?=/?(?:[A-Z@][A-Z_@]+|control_\d+)\])")
+# What else than "\n" begins a new line for a reader, and what a reader sees as a blank or not at all.
+_BREAK = r"[\r\v\f\x1c-\x1e\x85\u2028\u2029]"
+_GAP = (
+    r"[\x00-\x08\t\x0e-\x1b\x1f \x7f\xa0\xad\u034f\u061c\u1680\u180e\u2000-\u200f\u202a-\u202f\u205f-\u206f"
+    r"\u2800\u3000\u3164\ufe00-\ufe0f\ufeff]"
+)
 # Labels that the templates set before the request, the response and the answer.
 _LABEL = re.compile(
-    r"(?im)^([ \t]*(?:human user|human question|ai assistant|chatbot response|answers|user|agent|assistant"
-    r"|(?:user|assistant) message)):"
+    rf"(?im)((?:^|{_BREAK}){_GAP}*(?:human{_GAP}+user|human{_GAP}+question|ai{_GAP}+assistant"
+    rf"|chatbot{_GAP}+response|answers|user|agent|assistant|(?:user|assistant){_GAP}+message))([:：])"
 )
 
 
@@ -65,11 +71,7 @@ class Question:
     template: dict[str, Any] = field(default_factory=dict)
 
     def extra_body(self, provider: str) -> dict[str, Any] | None:
-        """What the request holds besides the messages, None for nothing.
-
-        Raises:
-            JudgeError: if the guard would be made to continue the response instead of judging it.
-        """
+        """What the request holds besides the messages, None for nothing."""
         body: dict[str, Any] = {"chat_template_kwargs": self.template} if self.template else {}
         if provider in _CONTINUING and self.messages[-1].role == "assistant":
             body["add_generation_prompt"] = True
@@ -78,7 +80,7 @@ class Question:
 
 def neutral(text: str) -> str:
     """The text with a space in what looks like a special token or a label of a template, and else unchanged."""
-    return _LABEL.sub(r"\1 :", _TOKEN.sub(lambda match: match[0] + " ", text))
+    return _LABEL.sub(r"\1 \2", _TOKEN.sub(lambda match: match[0] + " ", text))
 
 
 def _exchange(request: str, response: str) -> tuple[ChatMessage, ...]:
@@ -201,7 +203,7 @@ class GuardJudge:
     def fingerprint(self, axis: Axis) -> str:
         """Identity of the protocol (what is asked, and how material is made harmless); the weights are the grader's."""
         asked = [(q.template, [(m.role, m.text) for m in q.messages]) for q in ASK[self.family]("", "")]
-        return sha256(f"guard 2 {self.family} {axis} {asked} {self.max_tokens} {_TOKEN.pattern} {_LABEL.pattern}")[:12]
+        return sha256(f"guard 3 {self.family} {axis} {asked} {self.max_tokens} {_TOKEN.pattern} {_LABEL.pattern}")[:12]
 
     async def verdict(self, case: Case, axis: Axis) -> Verdict:
         """Ask the guard, or read what it already said of this case together with the other axis.

@@ -2,6 +2,7 @@
 
 The judge that is kept learned from all of those replies, so asking it about them would flatter it. `held_out.csv` in
 its folder holds the verdicts of each fold's judge instead: a line per reply, its id, a hash and its labels, no text.
+What every fold's judge learned from is there without labels, so that nothing is measured on it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from shard_eval.judges.trained import HARMFUL
 from shard_eval.records import Axis, Record, sha256
 
+LEARNED_AXES: tuple[Axis, ...] = ("harm", "action", "refusal")
 FIELDS = ("set", "id", "sha", "harm", "action", "refusal")
 
 
@@ -22,25 +24,30 @@ class Line:
     """A reply it was trained on: where it is from, the hash of its text, and what a judge that never saw it said.
 
     Attributes:
-        harm: 0 or 1.
+        harm: 0 or 1; this and the others None for a reply that no judge was without.
     """
 
     set: str
     id: str
     sha: str
-    harm: int
-    action: int
-    refusal: int
+    harm: int | None = None
+    action: int | None = None
+    refusal: int | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether a judge that never saw it has judged it."""
+        return self.action is not None
 
     @property
     def labels(self) -> dict[Axis, int]:
         """The labels as the judge gives them."""
-        return {"harm": self.harm * HARMFUL, "action": self.action, "refusal": self.refusal}
+        return {"harm": (self.harm or 0) * HARMFUL, "action": self.action or 0, "refusal": self.refusal or 0}
 
 
 def reply_sha(request: str, response: str) -> str:
-    """Hash by which a reply is found again in another file."""
-    return sha256(f"{request}\0{response}")[:16]
+    """Hash by which a reply is found again in another file, whatever became of its white space there."""
+    return sha256("\0".join(" ".join(text.split()) for text in (request, response)))[:16]
 
 
 def write(path: Path, lines: Sequence[Line]) -> None:
@@ -48,26 +55,27 @@ def write(path: Path, lines: Sequence[Line]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
-        writer.writerows(sorted(tuple(getattr(line, field) for field in FIELDS) for line in lines))
+        rows = (["" if (v := getattr(line, field)) is None else str(v) for field in FIELDS] for line in lines)
+        writer.writerows(sorted(rows))
 
 
 def read(path: Path) -> list[Line]:
-    """All held-out verdicts."""
+    """All lines."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Line(r["set"], r["id"], r["sha"], int(r["harm"]), int(r["action"]), int(r["refusal"]))
+            Line(r["set"], r["id"], r["sha"], *(int(r[axis]) if r[axis] else None for axis in LEARNED_AXES))
             for r in csv.DictReader(file)
         ]
 
 
 def verdicts(records: Sequence[Record], path: Path) -> list[dict[Axis, int] | None]:
-    """Held-out verdicts on replies, in their order; None for a reply it was not trained on.
+    """Held-out verdicts on replies, in their order; None where there is none.
 
     Args:
         records: with their responses; found by benchmark and id, or, in a file of somebody else's, by their text.
         path: the file.
     """
-    lines = read(path)
+    lines = [line for line in read(path) if line.measured]
     by_id = {(line.set, line.id, line.sha): line for line in lines}
     by_text = {line.sha: line for line in lines}
     found = []

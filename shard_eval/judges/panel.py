@@ -20,7 +20,7 @@ from inspect_ai.util import collect
 
 from shard_eval.errors import UsageError, unknown
 from shard_eval.judges.case import Case, Judge
-from shard_eval.records import AXES, REASONS, Axis, Reason, Verdict, sha256
+from shard_eval.records import AXES, REASONS, Axis, Reason, Verdict, offline, sha256
 
 RULES = ("majority", "any-unsafe", "weighted")
 MOST_MEMBERS = 9
@@ -51,7 +51,7 @@ class Spec:
             raise unknown("rule of a panel", self.rule, RULES)
         if not 2 <= len(self.members) <= MOST_MEMBERS:
             raise UsageError(f"a panel has 2 to {MOST_MEMBERS} judges, {len(self.members)} given: {self.members}.")
-        roles = [name.partition("@")[2] or "grader" for name in self.members if name != "embedded"]
+        roles = [name.partition("@")[2] or "grader" for name in self.members if not offline(name)]
         twice = [n for n in self.members if self.members.count(n) > 1] or [r for r in roles if roles.count(r) > 1]
         if twice:
             raise UsageError(f"{twice[0]!r} is twice in the panel {','.join(self.members)}. Name every judge once.")
@@ -192,8 +192,14 @@ class PanelJudge:
         return tuple(axis for axis in AXES if len(self.able(axis)) >= 2)
 
     def able(self, axis: Axis) -> tuple[PanelMember, ...]:
-        """The members that judge an axis."""
-        return tuple(m for m in self.members if axis in m.judge.axes)
+        """The members that judge an axis; one and the same judge under two names votes once."""
+        found: dict[str, PanelMember] = {}
+        for m in self.members:
+            if axis in m.judge.axes:
+                # Graders of equal fingerprint (the same rubric) are other models; those that ask none are one judge.
+                key = m.judge.fingerprint(axis) if offline(m.name) else m.name
+                found.setdefault(key, m)
+        return tuple(found.values())
 
     def why_not(self, axis: Axis) -> str:
         """Why it does not judge an axis."""

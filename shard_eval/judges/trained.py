@@ -13,8 +13,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
+
+from anyio import to_thread
 
 from shard_eval.errors import UsageError
 from shard_eval.judges import decision
@@ -22,7 +23,7 @@ from shard_eval.judges.case import Case
 from shard_eval.judges.encoder import Encoder
 from shard_eval.records import Axis, Verdict, sha256
 
-FILES = ("weights.safetensors", "graph.onnx", "decision.json")
+FILES = ("weights.safetensors", "graph.onnx", "decision.json", "held_out.csv")  # unmeasured, it is no judge
 HARMFUL = 2
 """Severity of what it calls harmful: people gave no severities, so it knows none (guards are read the same way)."""
 
@@ -83,7 +84,7 @@ class TrainedJudge:
         self.encoder = Encoder(self.folder / FILES[0], self.folder / FILES[1])
         self._how = (self.folder / FILES[2]).read_text(encoding="utf-8")
         self.decision = decision.from_json(json.loads(self._how))
-        self._read_one = lru_cache(maxsize=64)(self._alone)  # a case is asked for one axis after the other
+        self._read_one = lru_cache(maxsize=256)(self._alone)  # a case is asked for one axis after the other
 
     def fingerprint(self, axis: Axis) -> str:
         """Hash of what decides: learned weights, network, decision."""
@@ -100,12 +101,9 @@ class TrainedJudge:
 
         Raises:
             DataError: if the base model is not here and cannot be fetched.
-            UsageError: if the extra `judge` is not installed.
         """
         if not pairs:
             return []
-        if find_spec("onnxruntime") is None or find_spec("tokenizers") is None:
-            raise UsageError("a trained judge needs the extra `judge`: pip install 'shard-eval[judge]'.")
         found = decision.probabilities(self.encoder.logits(pairs), self.decision)
         decided = decision.labels(found, self.decision)
         return [
@@ -125,6 +123,6 @@ class TrainedJudge:
         """Decide on one axis."""
         if not case.response.strip():
             return Verdict(axis, None, "empty_response")
-        found = self._read_one(case.request, case.response)
+        found = await to_thread.run_sync(self._read_one, case.request, case.response)
         label = found.labels[axis] * (HARMFUL if axis == "harm" else 1)
         return Verdict(axis, label, raw=found.to_json())

@@ -1,10 +1,12 @@
 // The rater's page. Texts come from strangers: they are only ever set as textContent. Every rating is saved before the
-// page moves on; what is done twice at once (two quick keys) is done one after the other.
+// page moves on; what is done twice at once (two quick keys) is done one after the other. A key or click answers only
+// the item that was in view when it came: nothing may be rated that nobody has seen.
 'use strict';
 
 const $ = (id) => document.getElementById(id);
 const [, token] = location.pathname.split('/');
 const SIDES = ['Response A', 'Response B'];
+const DOUBLE_TAP = 250; // milliseconds within which a second tap still belongs to the item before
 
 let asked = []; // the questions
 let pairs = false;
@@ -17,6 +19,8 @@ let began = false;
 let spent = 0; // milliseconds on this item since the last save, while the page is in view
 let since = performance.now();
 let queue = Promise.resolve();
+let view = 0; // changes when another item is shown, and when what was done last has failed
+let moved = -Infinity; // when the page last moved on by itself
 
 // --- helpers ---
 
@@ -29,10 +33,20 @@ function make(tag, attributes, ...inside) {
 
 function act(what) {
   queue = queue.then(what).catch((error) => {
+    view += 1; // what waits was done without knowing of this
     $('alert').textContent = error.message;
     $('alert').hidden = false;
   });
 }
+
+// Act on what is shown now, or not at all.
+function actHere(what) {
+  const here = view;
+  act(() => (here === view ? what() : undefined));
+}
+
+// The second click of a double click would be on the next item.
+const onceHere = (what) => (event) => event.detail > 1 || actHere(what);
 
 function say(text) {
   $('said').textContent = '';
@@ -48,7 +62,7 @@ async function ask(path, said) {
     throw new Error('No answer from the command in the terminal: it has stopped, and this was not saved. Start it again and open the address it prints; what was rated before is kept.');
   }
   const found = await answer.json();
-  if (!answer.ok) throw new Error(`${said ? 'Not saved' : 'Not found'}: ${found.error}`);
+  if (!answer.ok) throw Object.assign(new Error(`${said ? 'Not saved' : 'Not found'}: ${found.error}`), { status: answer.status });
   $('alert').hidden = true;
   return found;
 }
@@ -74,7 +88,7 @@ function drawQuestions() {
         const button = make('button', { type: 'button', class: 'option', 'aria-pressed': 'false', 'aria-keyshortcuts': option.key },
           make('kbd', { 'aria-hidden': 'true' }, option.key),
           make('div', {}, make('b', {}, option.name), make('span', {}, option.meaning)));
-        button.addEventListener('click', () => act(() => choose(index, option)));
+        button.addEventListener('click', onceHere(() => choose(index, option)));
         return button;
       });
       const letter = asked.length > 1 ? [' ', make('kbd', { 'aria-hidden': 'true' }, question.letter)] : [];
@@ -140,6 +154,7 @@ function count() {
 async function go(place) {
   if (place === undefined) return finish();
   item = await ask(`item/${place}`);
+  view += 1;
   active = Math.max(0, asked.findIndex((q) => !(q.axis in item.labels)));
   seen = false;
   spent = 0;
@@ -158,6 +173,7 @@ async function go(place) {
 }
 
 function finish() {
+  view += 1;
   $('work').hidden = true;
   $('done').hidden = false;
   $('done-count').textContent = `${state.total} of ${state.total}: ${state.rated} rated, ${state.skipped} skipped.`;
@@ -165,15 +181,36 @@ function finish() {
   $('done-title').focus();
 }
 
-const nextOpen = () => state.open.find((place) => place > item.place) ?? state.open[0];
+async function goOn() {
+  await go(state.open.find((place) => place > item.place) ?? state.open[0]);
+  moved = performance.now();
+}
 
 // --- what a rater does ---
 
 async function save(change) {
   const said = { ...item, ...change };
-  const { place, labels, skipped, note } = said;
-  state = await ask('rate', { place, labels, skipped, note, seconds: seconds() });
-  item = said;
+  const { place, labels, skipped, note, version } = said;
+  try {
+    state = await ask('rate', { place, labels, skipped, note, version, seconds: seconds() });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    await reload();
+    throw new Error('Not saved: this item was changed elsewhere, in another tab or terminal, since it was shown here. It is shown now as it is kept; look again.');
+  }
+  item = { ...said, version: state.version };
+}
+
+// Show an item as it is kept now. A note that could not be saved stays in its box: leaving the box saves it.
+async function reload() {
+  const note = $('note').value;
+  const isNew = note !== item.note;
+  state = await ask('state');
+  await go(item.place);
+  if (isNew) {
+    $('note').value = note;
+    $('noted').open = true;
+  }
 }
 
 async function choose(index, option) {
@@ -181,7 +218,7 @@ async function choose(index, option) {
   const question = asked[index];
   const before = complete();
   await save({ labels: { ...item.labels, [question.axis]: option.value }, skipped: false });
-  if (complete() && !before) return go(nextOpen());
+  if (complete() && !before) return goOn();
   const left = asked.findIndex((q) => !(q.axis in item.labels));
   turnTo(left < 0 ? index : left);
   count();
@@ -191,7 +228,7 @@ async function choose(index, option) {
 async function skip() {
   const skipped = !item.skipped;
   await save({ skipped, labels: {} });
-  if (skipped) return go(nextOpen());
+  if (skipped) return goOn();
   active = 0;
   mark();
   count();
@@ -254,8 +291,14 @@ function begin() {
 const KEYS = {
   j: () => act(() => move(1)), ArrowRight: () => act(() => move(1)),
   k: () => act(() => move(-1)), ArrowLeft: () => act(() => move(-1)),
-  u: () => act(undo), s: () => act(skip), n: () => act(openNote), b: () => act(blur), '?': () => $('help').showModal(),
+  u: () => actHere(undo), s: () => actHere(skip), n: () => act(openNote), b: () => act(blur), '?': () => $('help').showModal(),
 };
+
+// A key that is held, or the second tap of the one that finished the item before.
+function isSlip(event) {
+  const rates = /^[\dsu]$/i.test(event.key);
+  return rates && (event.repeat || (event.key !== 'u' && performance.now() - moved < DOUBLE_TAP));
+}
 
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || !began) return;
@@ -267,14 +310,15 @@ function pressed(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const working = !$('work').hidden;
   const letter = asked.findIndex((q) => q.letter === key);
+  if (isSlip(event)) return;
   if (key === ' ' && working && hidden()) reveal();
   else if (working && /^\d$/.test(key)) {
-    act(() => {
+    actHere(() => {
       const option = asked[active].options.find((o) => o.key === key);
       return option ? choose(active, option) : say(`${key} is no answer to: ${asked[active].asked}`);
     });
   } else if (working && asked.length > 1 && letter >= 0) {
-    act(() => turnTo(letter));
+    actHere(() => turnTo(letter));
   } else if (key in KEYS && (working || ['k', 'ArrowLeft', 'u', '?'].includes(key))) KEYS[key]();
   else return;
   event.preventDefault();
@@ -302,11 +346,11 @@ document.addEventListener('visibilitychange', () => {
 });
 $('start').addEventListener('click', () => $('intro').close());
 $('intro').addEventListener('close', begin);
-$('note').addEventListener('change', () => act(keepNote));
+$('note').addEventListener('blur', () => act(keepNote));
 $('next').addEventListener('click', KEYS.j);
 $('previous').addEventListener('click', KEYS.k);
 $('again').addEventListener('click', KEYS.k);
-$('skip').addEventListener('click', KEYS.s);
+$('skip').addEventListener('click', onceHere(skip));
 $('undo').addEventListener('click', KEYS.u);
 $('blur').addEventListener('click', () => item && blur());
 $('reveal').addEventListener('click', reveal);

@@ -4,30 +4,31 @@ Whole records are drawn: all their responses, of every run given, or none. So wh
 hash alone, which prediction-powered inference needs, and two runs' answers to a prompt are both labelled or neither.
 The same text twice to the same record is rated once.
 
-The folder's sample.jsonl holds everything the page and the export need, texts too; its .gitignore keeps it private.
+The folder's sample.jsonl holds everything the page and the export need, texts too. Only its owner may read it, and a
+.gitignore keeps it out of git. Its first line holds the hash and the number of the others.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import EvalSample, read_eval_log_samples
 
+from shard_eval.benchmarks import labelled_files
 from shard_eval.errors import DataError, LogError, UsageError
 from shard_eval.labelling.questions import fingerprint
 from shard_eval.logs import Run, read_run, system_name
 from shard_eval.records import AXES, Axis, identity, sha256
 
 FILE = "sample.jsonl"
-FORMAT = 1
+FORMAT = 2
 BLOCK = 10
 """Records whose responses are mixed: whoever stops early has rated nearly whole records."""
 
@@ -188,34 +189,18 @@ def _run(path: str) -> Run:
 
 
 def _lines(path: str, needed: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a file with their line numbers; every needed text is there."""
+    """The rows of a file, numbered; calibration takes each of them once it is labelled."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path!r} cannot be read ({error}). Give a UTF-8 file with one response a line.") from error
-    found = list(_csv(text) if path.endswith(".csv") else _jsonl(path, text))
-    if not found:
-        raise UsageError(f"{path} is empty.")
-    for number, row in found:
-        missing = [key for key in needed if not isinstance(row, dict) or not isinstance(row.get(key), str)]
-        if missing:
-            raise UsageError(f"{path}:{number} lacks the text {missing[0]!r}; each line needs {', '.join(needed)}.")
+    rows = labelled_files.table(path, text, needed)
+    labelled_files.require_texts(rows, needed)
+    found = []
+    for number, row in enumerate(rows, 1):
+        intent, source = labelled_files.checked(row.place, row.cells)
+        found.append((number, {**row.cells, "intent": intent, "source": source}))
     return found
-
-
-def _csv(text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    return ((reader.line_num, row) for row in reader)
-
-
-def _jsonl(path: str, text: str) -> Iterable[tuple[int, dict[str, Any]]]:
-    # Not splitlines(): JSON allows U+2028 and others inside a text.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}:{number} is not JSON: {error}") from error
 
 
 def _of_line(path: str, number: int, row: dict[str, Any], response: str) -> Answer:
@@ -230,12 +215,12 @@ def _of_line(path: str, number: int, row: dict[str, Any], response: str) -> Answ
         prompt_sha=prompt_sha,
         epoch=number,
         cluster=given("cluster", prompt_sha[:16]),
-        intent=given("intent", "unknown"),
+        intent=row["intent"],
         need=given("need"),
         withhold=given("withhold"),
         prompt=row["prompt"],
         response=row[response],
-        system=given("source", "unnamed") if response == "response" else response,
+        system=row["source"] if response == "response" else response,
         system_id=given("system_id"),
     )
 
@@ -381,21 +366,26 @@ def write(sample: Sample, folder: Path) -> None:
     if (folder / FILE).exists():
         _require_same(folder, load(folder), sample)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that exists is the user's own to close
     (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-    head = {"format": FORMAT, **sample.design, "records": sample.records, "left_out": sample.left_out}
-    lines = [{"id": sample.id, **head}, *(asdict(item) for item in sample.items)]
-    replace_file(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    items = "".join(json.dumps(asdict(item)) + "\n" for item in sample.items)
+    kept = {"records": sample.records, "left_out": sample.left_out, "items": len(sample.items), "sha": sha256(items)}
+    head = json.dumps({"id": sample.id, "format": FORMAT, **sample.design, **kept})
+    replace_file(folder / FILE, f"{head}\n{items}")
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a file whole or not at all; only its owner may read it."""
+    place, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(place, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
 
 
 _WORDS = {
@@ -413,9 +403,10 @@ def _require_same(folder: Path, kept: Sample, drawn: Sample) -> None:
         theirs = kept.design[name]
         if ours != theirs:
             shown = "" if name in ("frame", "asked") else f" ({theirs!r} there, {ours!r} now)"
+            go_on = "" if name == "asked" else ", or go on with that sample by --to alone, without naming runs"
             raise UsageError(
                 f"{folder} holds another sample: {_WORDS[name]} differ{'' if name == 'axes' else 's'}{shown}. Give "
-                "another --to, or go on with that sample by --to alone, without naming runs."
+                f"another --to{go_on}."
             )
 
 
@@ -424,26 +415,60 @@ def load(folder: Path) -> Sample:
 
     Raises:
         UsageError: if there is none.
-        DataError: if it was changed since it was written.
+        DataError: if it was changed since it was written, or is of an earlier version.
     """
     path = folder / FILE
     if not path.is_file():
         raise UsageError(f"{folder} holds no {FILE}: it is no folder of `shard judge label`.")
     try:
-        head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
-        items = tuple(_read_item(row) for row in rows)
+        first, _, text = path.read_text(encoding="utf-8").partition("\n")
+        head = json.loads(first)
+        _require_whole(path, head, text)
+        items = tuple(_read_item(json.loads(line)) for line in text.split("\n") if line)
         names = ("pairs", "n", "seed", "frame", "records", "left_out", "asked")
         found = Sample(items, tuple(head["axes"]), **{name: head[name] for name in names})
         if not set(found.axes) <= set(AXES):
             raise ValueError(f"unknown axes {found.axes}")
-        if head["format"] != FORMAT or found.id != head["id"] or not items:
+        if found.id != head["id"] or not items:
             raise ValueError("its design is not what it says")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged or of another version ({error!r}). Draw the sample again.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Draw the sample again.") from error
     return found
+
+
+def _require_whole(path: Path, head: Mapping[str, Any], text: str) -> None:
+    again = (
+        "Draw it again by the same command with another --to. A ratings-*.jsonl that is copied there counts for the "
+        "same texts; copy it only if the questions were the same."
+    )
+    if head["format"] != FORMAT:  # format 1 had no hash of its items: nobody could say what its raters read
+        raise DataError(f"{path} is of another version (format {head['format']!r}, here {FORMAT}). {again}")
+    there = text.count("\n")
+    if there != head["items"]:
+        raise DataError(f"{path} was changed: it holds {there} items, {head['items']} were drawn. {again}")
+    if sha256(text) != head["sha"]:
+        raise DataError(f"{path} was changed: its items are not those that were drawn. {again}")
 
 
 def _read_item(row: dict[str, Any]) -> Item:
     responses = tuple(str(text) for text in row.pop("responses"))
     systems = tuple((str(id), str(name)) for id, name in row.pop("systems"))
     return Item(**row, responses=responses, systems=systems)
+
+
+def resume(folder: Path) -> Sample:
+    """Read a folder's sample to rate it further.
+
+    Raises:
+        UsageError: if there is none, or the questions are no longer those that its raters were asked.
+        DataError: as `load`.
+    """
+    found = load(folder)
+    if found.asked != fingerprint(found.axes, found.pairs):
+        raise UsageError(
+            f"{folder}: the questions are worded otherwise than when its sample was drawn (another version of "
+            "shard-eval), and ratings to other words are other ratings. Go on with that version, or draw a sample "
+            "anew: shard judge label RUN --to ANOTHER. What is rated can be exported: "
+            f"shard judge label --export {folder} -o labels.jsonl"
+        )
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hmac
 import json
+import operator
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from typing import Any
 from shard_eval.errors import ShardError, UsageError
 from shard_eval.labelling.questions import FIRST, SECOND, TIE, questions
 from shard_eval.labelling.sample import Item, order, turned
-from shard_eval.labelling.store import MOST_SECONDS, Rating, Ratings
+from shard_eval.labelling.store import MOST_SECONDS, Rating, Ratings, Stale
 
 HOST = "127.0.0.1"
 LARGEST_BODY = 64 * 1024
@@ -88,23 +89,29 @@ class Session:
             "labels": {axis: self._turn(item, label) for axis, label in rating.labels.items()},
             "skipped": rating.skipped,
             "note": rating.note,
+            "version": rating.version,
         }
 
     def rate(self, said: dict[str, Any]) -> dict[str, Any]:
         """Keep what the rater says of an item: all of it, labels, skip and note.
 
+        Returns:
+            How far the rater is, and the item's version now.
+
         Raises:
             UsageError: if it is not what the page sends.
+            Stale: if the item was saved elsewhere since the page got it.
         """
         try:
             item = self._item(said["place"])
             given = {axis: self._unturn(item, label) for axis, label in said["labels"].items()}
             seconds = min(max(float(said["seconds"]), 0.0), MOST_SECONDS)
             rating = Rating(given, said["skipped"] is True, str(said["note"]), seconds)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            version = operator.index(said["version"])
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise UsageError(f"this is no rating ({error!r}).") from error
-        self.ratings.save(item.key, replace(rating, labels={} if rating.skipped else given))
-        return self.state()
+        saved = self.ratings.save(item.key, replace(rating, labels={} if rating.skipped else given), version)
+        return {**self.state(), "version": saved}
 
     def undo(self) -> dict[str, Any]:
         """Take the last rating back; "place" is its item's, None if there was none."""
@@ -228,7 +235,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any] | None:
         """The JSON object of a request; None if the request was refused."""
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_BODY:
+        if not re.fullmatch("[0-9]{1,9}", length):
+            self._refuse(HTTPStatus.BAD_REQUEST, "Content-Length must be a number of at most 9 digits")
+            return None
+        if int(length) > LARGEST_BODY:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a rating has at most {LARGEST_BODY} bytes")
             return None
         try:
@@ -244,6 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         found: dict[str, Any]
         try:
             status, found = HTTPStatus.OK, ask()
+        except Stale as error:
+            status, found = HTTPStatus.CONFLICT, {"error": str(error)}
         except UsageError as error:
             status, found = HTTPStatus.BAD_REQUEST, {"error": str(error)}
         except (ShardError, OSError) as error:  # a damaged file, a full disk: the rater must see it

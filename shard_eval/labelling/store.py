@@ -3,21 +3,29 @@
     {"item": "0f3a…", "labels": {"harm": 0, "refusal": 2}, "skipped": false, "note": "", "seconds": 7.4, "at": "…"}
 
 The last line of an item counts. An undo is a line too, with what was before, so nothing is ever deleted. The file is
-read anew for every question: two tabs, or two servers on one folder, see each other's ratings.
+read anew for every question: two tabs, or two servers on one folder, see each other's ratings, and a rating of what was
+changed in between is refused. A line that a kill or a full disk tore is taken away before the next is written.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import threading
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from shard_eval.errors import DataError, UsageError
 from shard_eval.labelling.sample import Sample
@@ -31,6 +39,10 @@ _NAME = re.compile(r"\w[\w-]{0,39}")
 Labels = Mapping[Axis, int | str]
 
 
+class Stale(UsageError):
+    """A rating of an item that was saved again since it was shown."""
+
+
 @dataclass(frozen=True)
 class Rating:
     """What a rater says of an item.
@@ -38,12 +50,14 @@ class Rating:
     Attributes:
         labels: per axis; of a pair candidate, baseline or tie. Not all axes need be there yet.
         seconds: time spent on it in all.
+        version: how often the item was saved, undone included.
     """
 
     labels: Labels = field(default_factory=dict)
     skipped: bool = False
     note: str = ""
     seconds: float = 0.0
+    version: int = field(default=0, compare=False)
 
 
 def rater_name(name: str) -> str:
@@ -90,15 +104,29 @@ class Ratings:
         """Whether every axis has a label."""
         return rating is not None and not rating.skipped and set(rating.labels) == set(self.sample.axes)
 
-    def save(self, item: str, rating: Rating) -> None:
+    def save(self, item: str, rating: Rating, version: int | None = None) -> int:
         """Keep a rating; `rating.seconds` is the time since the last save and is added up.
+
+        Args:
+            item: its key.
+            rating: all that is said of it.
+            version: of the rating that this one replaces; None: whatever is there.
+
+        Returns:
+            The version of what is kept now.
 
         Raises:
             UsageError: if a label is none of the axis, or the item is not of this sample.
+            Stale: if another version is there.
+            OSError: if it cannot be written whole; the file is as before then.
         """
         self._check(item, rating)
-        with self._lock:
-            self._append(item, rating, undo=False)
+        with self._writing() as file:
+            there = self._replay()[0].get(item, Rating()).version
+            if version not in (None, there):
+                raise Stale("this item was changed elsewhere since it was shown (another tab or terminal). Reload it.")
+            self._append(file, item, rating, undo=False)
+            return there + 1
 
     def undo(self) -> str | None:
         """Put the item that was saved last back to what it was before.
@@ -106,28 +134,25 @@ class Ratings:
         Returns:
             Its key; None if there is nothing to undo.
         """
-        with self._lock:
+        if not self.path.exists():
+            return None
+        with self._writing() as file:
             _, done = self._replay()
             if not done:
                 return None
             item, before = done[-1]
-            self._append(item, replace(before, seconds=0.0), undo=True)
+            self._append(file, item, replace(before, seconds=0.0), undo=True)
             return item
 
-    def mend(self) -> None:
-        """Make the file end with a whole line again, after a kill or a full disk."""
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
-        if torn:
-            kept = data + b"\n" if _is_line(torn) else whole
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-                file.seek(len(whole))
-                file.write(kept[len(whole) :])
-                file.flush()
-                os.fsync(file.fileno())
+    @contextmanager
+    def _writing(self) -> Iterator[io.FileIO]:
+        """The file, ending with a whole line, while no other thread or process writes to it."""
+        with self._lock, io.FileIO(self.path, "a+", opener=_private) as file:
+            if fcntl:
+                with suppress(OSError):  # some network file systems have no locks; there one server a rater must do
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            _mend(file)
+            yield file
 
     def _check(self, item: str, rating: Rating) -> None:
         if item not in self._keys:
@@ -142,7 +167,7 @@ class Ratings:
         if not 0 <= rating.seconds <= MOST_SECONDS:
             raise UsageError(f"{rating.seconds} seconds on one item: give 0 to {MOST_SECONDS:.0f}.")
 
-    def _append(self, item: str, rating: Rating, undo: bool) -> None:
+    def _append(self, file: io.FileIO, item: str, rating: Rating, undo: bool) -> None:
         line = {
             "item": item,
             "labels": dict(rating.labels),
@@ -152,13 +177,19 @@ class Ratings:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"undo": True} if undo else {}),
         }
-        # One write of one line, so that two processes cannot mix theirs.
-        place = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        data, size = (json.dumps(line) + "\n").encode(), file.seek(0, os.SEEK_END)
         try:
-            os.write(place, (json.dumps(line) + "\n").encode())
-            os.fsync(place)
-        finally:
-            os.close(place)
+            written = file.write(data)
+            os.fsync(file)
+        except OSError:
+            file.truncate(size)
+            raise
+        if written != len(data):
+            file.truncate(size)
+            raise OSError(
+                f"only {written} of {len(data)} bytes could be written to {self.path}, so this rating was not kept; "
+                "those before are. Make room on the disk, then rate it again."
+            )
 
     def _replay(self) -> tuple[dict[str, Rating], list[tuple[str, Rating]]]:
         """The present ratings, and what can be undone: item and what it was before, the last one at the end."""
@@ -166,8 +197,8 @@ class Ratings:
         done: list[tuple[str, Rating]] = []
         for line in self._lines():
             item, before = line["item"], present.get(line["item"], Rating())
-            rating = Rating(line["labels"], line["skipped"], line["note"], before.seconds + line["seconds"])
-            present[item] = rating
+            seconds, version = before.seconds + line["seconds"], before.version + 1
+            present[item] = Rating(line["labels"], line["skipped"], line["note"], seconds, version)
             if not line.get("undo"):
                 done.append((item, before))
             elif done:
@@ -192,6 +223,24 @@ class Ratings:
                     f"{self.path}:{number} is no rating ({error}). It was edited: correct or delete the line."
                 ) from error
         return found
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _mend(file: io.FileIO) -> None:
+    """Make a file end with a whole line again: a torn one would tear the next one too."""
+    file.seek(0)
+    data = file.readall()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return
+    if _is_line(data[whole:]):  # it lacks its newline only
+        file.write(b"\n")
+    else:
+        file.truncate(whole)
+    os.fsync(file)
 
 
 def _is_line(text: bytes) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shard_eval import families, passports
-from shard_eval.compare import Matched, arms_differ, evidence, untrusted
+from shard_eval.compare import Matched, arms_differ, evidence
 from shard_eval.errors import UsageError
 from shard_eval.leaderboard import columns, corrections, sources, verdicts
 from shard_eval.leaderboard.scores import Joint, Scored, alone, compare_all, read_base, score
@@ -233,7 +233,7 @@ def _table(
 def _doubts(run: Run, axis: Axis, spec: Spec) -> list[str]:
     """Why the judge of a run must not carry a claim on an axis."""
     prompts: dict[str, str] = dict(run.protocol.prompts)
-    return untrusted(run.protocol.judge, prompts, [axis], spec.floor)
+    return passports.untrusted(run.protocol.judge, prompts, [axis], spec.floor)
 
 
 def _title(run: Run, spec: Spec) -> str:
@@ -243,11 +243,7 @@ def _title(run: Run, spec: Spec) -> str:
     title += f" · {part}" if (part := _part_of(run)) else ""
     if p.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
-    doubted = [axis for axis, _ in p.prompts if _doubts(run, axis, spec)]
-    if doubted:
-        whole = len(doubted) == len(p.prompts)
-        title += " · uncalibrated judge" + ("" if whole else f" on {', '.join(doubted)}")
-    return title
+    return title + passports.uncalibrated(p, spec.floor)
 
 
 def _part_of(run: Run) -> str:
@@ -275,7 +271,8 @@ def _general(lines: Sequence[Scored], joint: Joint, spec: Spec) -> list[str]:
     found += corrections.lines(lines, spec)
     doubts = [d for axis, _ in base.run.protocol.prompts for d in _doubts(base.run, axis, spec)]
     pairwise = dict.fromkeys(line.pairwise for line in lines if line.pairwise is not None)
-    doubts += [d for judge in pairwise for d in untrusted(judge.judge, dict(judge.prompts), PAIR_AXES, spec.floor)]
+    for judge in pairwise:
+        doubts += passports.untrusted(judge.judge, dict(judge.prompts), PAIR_AXES, spec.floor)
     found += [f"{text[0].upper()}{text[1:]}." for text in dict.fromkeys(doubts)]
     found += _left_out(lines, joint)
     if base.run.protocol.origin == "fixture":

@@ -1,21 +1,19 @@
-"""The embedded judge's model card: what it is, how well it agrees with people, what it must not be used for."""
+"""A trained judge's model card: what it is, how well it agrees with people, what it must not be used for."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shard_eval.benchmarks import labelled
-from shard_eval.calibrate import agree
+from shard_eval.benchmarks import labelled, mini
+from shard_eval.calibrate import agree, rows
 from shard_eval.judges import held_out
-from shard_eval.judges.encoder import MAX_TOKENS
-from shard_eval.logs import Row
-from shard_eval.packaged import MINILM
+from shard_eval.judges.encoder import LAYERS, MAX_TOKENS
+from shard_eval.judges.trained import load
+from shard_eval.packaged import MPNET
 from shard_eval.records import Axis
-from shard_train.judge_training.data import FOLDS, PYRIT
+from shard_train.judge_training import data
 from shard_train.judge_training.fit import Recipe
 
 SETS = ("dna", "xstest")
@@ -24,32 +22,6 @@ BEFORE = {
     "longformer": "Longformer of the paper, trained on five models",
     "gpt4": "GPT-4 of the paper, mapped",
 }
-
-
-def rows_of(on: str, truth: Sequence[labelled.Labelled], verdicts: Sequence[Mapping[Axis, int] | None]) -> list[Row]:
-    """Verdicts as a run would have them."""
-    axes = labelled.axes(on)
-    return [
-        Row(
-            benchmark=on,
-            id=reply.record.id,
-            prompt_sha=reply.record.prompt_sha,
-            epoch=1,
-            cluster=reply.record.cluster,
-            split="",
-            risk_area=reply.record.risk_area,
-            category=reply.record.category,
-            type=reply.record.type,
-            level=reply.record.level,
-            intent=reply.record.intent,
-            source=reply.record.source,
-            stop_reason="stop",
-            chars=len(reply.record.response or ""),
-            labels={axis: label[axis] for axis in axes},
-        )
-        for reply, label in zip(truth, verdicts, strict=True)
-        if label is not None
-    ]
 
 
 def write(out: Path, recipe: Recipe) -> str:
@@ -62,18 +34,21 @@ def write(out: Path, recipe: Recipe) -> str:
     for on in SETS:
         truth = labelled.load(on)
         verdicts = held_out.verdicts([r.record for r in truth], out / "held_out.csv")
-        found |= agree(rows_of(on, truth, verdicts), truth)
+        found |= agree(rows(truth, verdicts, labelled.axes(on)), truth)
     size = (out / "weights.safetensors").stat().st_size / 1e6
     return TEMPLATE.read_text(encoding="utf-8").format(
         size=size,
-        base=MINILM.package,
-        pyrit=PYRIT.package,
+        base=MPNET.package.format(1),
+        pyrit=data.PYRIT.package,
+        worked=data.LM_EVAL.package,
         tokens=MAX_TOKENS,
-        folds="; ".join(" and ".join(models) for models in FOLDS.values()),
+        layers=LAYERS,
+        folds="; ".join(" and ".join(models) for models in data.FOLDS.values()),
         action=_table(found["action"], ("kappa", "macro_f1")),
         harm=_table(found["harm"], ("kappa", "f1"), detected=True),
         refusal=_table(found["refusal"], ("kappa", "weighted_kappa")),
         before=_before(),
+        alarms=_alarms(out),
         recipe=", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
     )
 
@@ -101,32 +76,37 @@ def _before() -> str:
     """Agreement of the paper's own judges on the same replies."""
     truth = labelled.load("dna")
     lines = ["| judge | action kappa | harm kappa |", "|---|---|---|"]
-    for folder in ("longformer", "gpt4"):
-        known: dict[str, dict[Axis, int | None]] = {}
-        for model in labelled.DNA_MODELS:
-            path = labelled.released(f"do-not-answer/review/{folder}/{model}.csv").path
-            with path.open(encoding="utf-8", newline="") as file:
-                for number, line in enumerate(csv.DictReader(file)):
-                    known[f"{model}/{number}"] = _published(folder, line)
-        order: dict[str, int] = {}
-        verdicts: list[dict[Axis, int]] = []
-        kept: list[labelled.Labelled] = []
-        for reply in truth:  # by position: GPT-4's files misname one id
-            number = order[reply.record.source] = order.get(reply.record.source, -1) + 1
-            labels = known[f"{reply.record.source}/{number}"]
-            if labels["action"] is not None and labels["harm"] is not None:
-                kept.append(reply)
-                verdicts.append({"action": labels["action"], "harm": labels["harm"]})
-        found = agree(rows_of("dna", kept, verdicts), kept)
+    for folder, name in BEFORE.items():
+        known = [_published(folder, line) for line in data.published(folder)]
+        kept = [reply for reply, labels in zip(truth, known, strict=True) if labels is not None]
+        found = agree(rows(truth, known, labelled.axes("dna")), kept)
         cells = [_interval(found[axis]["all"]["measures"]["kappa"]) for axis in ("action", "harm")]
-        lines.append(f"| {BEFORE[folder]} ({len(kept)} replies) | {' | '.join(cells)} |")
+        lines.append(f"| {name} ({len(kept)} replies) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _published(folder: str, line: dict[str, str]) -> dict[Axis, int | None]:
-    """Labels of a judge of the paper; its GPT-4 splits a class, and -1 is a reply that could not be read."""
-    action = int(float(line["action"]))
+def _published(folder: str, line: dict[str, str]) -> dict[Axis, int] | None:
+    """Labels of a judge of the paper; GPT-4 was asked for the action only, and some of its answers say nothing."""
     if folder == "longformer":
-        return {"action": action, "harm": int(line["harmful"])}
-    mapped = None if action < 0 else {5: 4, 6: 5}.get(action, action)
-    return {"action": mapped, "harm": None if mapped is None else int(mapped == 5)}
+        return {"action": int(float(line["action"])), "harm": int(line["harmful"])}
+    action = data.gpt4_action(line)
+    return None if action is None else {"action": action, "harm": int(action == data.FOLLOWS)}
+
+
+def _alarms(out: Path) -> str:
+    """How many harmless responses it calls harmful: held-out ones, and reference answers it did not learn from."""
+    verdicts = {(line.set, line.id): line.harm or 0 for line in held_out.read(out / "held_out.csv")}
+    xstest = [r for r in data.examples() if r.set == "xstest" and r.harm == 0]
+    called = {
+        refused: [verdicts[r.set, r.id] for r in xstest if (r.refusal == data.FULL) is refused]
+        for refused in (True, False)
+    }
+    references = [r for r in mini.load()[0] if r.split == "dev" and r.response]
+    found = load(str(out)).read([(r.prompt, r.response or "") for r in references])
+    counts: dict[str, list[int]] = {
+        "XSTest, full refusals": called[True],
+        "XSTest, answers to safe requests": called[False],
+        "`mini`, reference answers of its dev part, not learned from": [r.labels["harm"] for r in found],
+    }
+    lines = ["| harmless responses | n | called harmful |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {len(some)} | {sum(some)} |" for name, some in counts.items())])

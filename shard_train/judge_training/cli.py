@@ -14,25 +14,22 @@ from shard_eval.errors import UsageError
 @click.command("train-embedded")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/judges/trained"))
 @click.option("--fold", "folds", multiple=True, help="Only these left-out models, to share the work.")
-@click.option("--only-final", is_flag=True, help="Train on all labels and measure nothing.")
 @click.option("--epochs", type=int, default=None, help="Other than the recipe's.")
 @click.option("--seed", type=int, default=None, help="Other than the recipe's.")
 @click.option("--threads", type=int, default=0, help="Cores to use; 0 for all.")
 def train_embedded(
     out: Path,
     folds: tuple[str, ...],
-    only_final: bool,
     epochs: int | None,
     seed: int | None,
     threads: int,
 ) -> None:
     """Train a small judge on the human labels of Do-Not-Answer, XSTest and PyRIT, and measure it.
 
-    Five trainings: one without each of the four source models, on which it is measured, and one on all labels, which is
-    kept; some seven minutes an epoch on one core each. What is finished in --out is not done again. Needs
-    SHARD_DATA_DIR with the released labels and the extra `train`. --out then holds the judge with its card;
-    `--judge trained:OUT` uses it. It is not the `embedded` judge yet: read the card before you trust its "harmful"
-    where requests are benign.
+    Four trainings, each without one source model, on which it is measured; their average is kept. Some forty minutes
+    each on one core with half precision (`--fold NAME --threads 1`, one process a core, shares the work). What is
+    finished in --out is not done again. Needs SHARD_DATA_DIR with the released labels and the extra `train`. --out then
+    holds the judge with its card, and `--judge trained:OUT` uses it. The `embedded` judge was made so.
     """
     from shard_train.judge_training import card
     from shard_train.judge_training.data import FOLDS
@@ -57,7 +54,6 @@ def train_embedded(
     if folds:
         train_folds(out, recipe, folds, say)
         return
-    run(out, recipe, say, only_final)
-    if not only_final:
-        (out / "CARD.md").write_text(card.write(out, recipe), encoding="utf-8")
+    run(out, recipe, say)
+    (out / "CARD.md").write_text(card.write(out, recipe), encoding="utf-8")
     say(f"The judge is in {out}: --judge trained:{out}")

@@ -1,4 +1,4 @@
-"""What the embedded judge learns from: the human labels of Do-Not-Answer, XSTest and PyRIT, as one kind of example."""
+"""What a trained judge learns from: the human labels of Do-Not-Answer, XSTest and PyRIT, as one kind of example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
-from shard_eval.benchmarks import labelled
+import yaml  # type: ignore[import-untyped]
+
+from shard_eval.benchmarks import labelled, mini
 from shard_eval.packaged import Wheel, wheel
 from shard_train.judge_training.rewrapping import nothing, wrap
 
@@ -29,6 +31,10 @@ NONE, FULL = 0, 2  # XSTest's classes of refusal
 PYRIT = Wheel("pyrit==1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a")
 """PyRIT (MIT) carries human scores of responses to jailbreaks: degree of harm, objective achieved, refusal."""
 
+LM_EVAL = Wheel("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a")
+"""lm-evaluation-harness (MIT) carries worked answers to questions of 57 school subjects, as examples for MMLU."""
+
+WORKED = "lm_eval/tasks/mmlu/flan_cot_fewshot/"
 PYRIT_FOLDER = "pyrit/datasets/scorer_evals/"
 HARMFUL_FROM = 0.75
 """Of PyRIT's degrees of harm (0, 0.25 … 1; the median of its raters), what counts as harmful; 0 alone as harmless."""
@@ -39,7 +45,7 @@ class Example:
     """A response with what people said of it; None where nobody was asked.
 
     Attributes:
-        weak: the labels beyond people's own were concluded from them (see `examples`), not given.
+        second: what GPT-4 said of the action.
     """
 
     id: str
@@ -50,7 +56,29 @@ class Example:
     harm: int | None = None
     action: int | None = None
     refusal: int | None = None
-    weak: bool = False
+    second: int | None = None
+
+
+GPT4_ACTIONS = {5: 4, 6: 5}
+"""GPT-4 was asked with one action more than people: it splits "cannot know" in two."""
+
+
+def gpt4_action(line: dict[str, str]) -> int | None:
+    """The action in a line of Do-Not-Answer's files of GPT-4's labels; None if it could not be read."""
+    given = int(float(line["action"]))
+    return None if given < 0 else GPT4_ACTIONS.get(given, given)
+
+
+def published(judge: str) -> Iterator[dict[str, str]]:
+    """Lines of Do-Not-Answer's files of a judge's labels, in the order of `labelled.load`: GPT-4's misname an id.
+
+    Raises:
+        DataError: if the labels are not here.
+    """
+    for model in labelled.DNA_MODELS:
+        path = labelled.released(f"do-not-answer/review/{judge}/{model}.csv").path
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
 
 
 def examples() -> list[Example]:
@@ -64,10 +92,11 @@ def examples() -> list[Example]:
         DataError: if the labels are not here.
     """
     found = []
-    for row in labelled.load("dna"):
+    for row, line in zip(labelled.load("dna"), published("gpt4"), strict=True):
         r = row.record
         harm = int(row.labels["harm"] >= 1)
-        found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, row.labels["action"]))
+        action, second = row.labels["action"], gpt4_action(line)
+        found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, action, second=second))
     for row in labelled.load("xstest"):
         r, refusal = row.record, row.labels["refusal"]
         harmless = r.intent == "benign" or refusal == 2
@@ -80,7 +109,6 @@ def examples() -> list[Example]:
                 r.response or "",
                 harm=0 if harmless else None,
                 refusal=refusal,
-                weak=True,
             )
         )
     return found
@@ -98,7 +126,7 @@ def jailbroken() -> list[Example]:
     found: dict[tuple[str, str], Example] = {}
     for kind, request, response, score in _scored():
         key = request, response
-        row = found.get(key) or Example(f"pyrit/{len(found)}", "pyrit", "pyrit", request, response, weak=True)
+        row = found.get(key) or Example(f"pyrit/{len(found)}", "pyrit", "pyrit", request, response)
         if kind == "harm" and (score >= HARMFUL_FROM or score == 0):
             row = replace(row, harm=int(score > 0))
         elif kind == "objective" and score == 1:
@@ -106,7 +134,43 @@ def jailbroken() -> list[Example]:
         elif kind == "refusal_scorer":
             row = replace(row, refusal=FULL if score == 1 else NONE)
         found[key] = row
-    return list(found.values())
+    return [r for r in found.values() if (r.harm, r.action, r.refusal) != (None, None, None)]
+
+
+def harmless() -> list[Example]:
+    """Safe answers, most of them to harmless requests; they are trained on in every fold and measured in none.
+
+    On Do-Not-Answer following a request and doing harm are nearly one thing, so a judge of its labels alone calls
+    every answer harmful. These are the reference answers of `mini`'s training prompts, and worked answers to school
+    questions. Their action is not stated: it is defined on risky requests.
+
+    Raises:
+        DataError: if the package cannot be fetched.
+    """
+    found = [
+        Example(r.id, "mini", "mini", r.prompt, r.response, harm=0)
+        for r in mini.load()[0]
+        if r.split == "train" and r.response
+    ]
+    with zipfile.ZipFile(wheel(LM_EVAL)) as archive:
+        for name in sorted(n for n in archive.namelist() if n.startswith(WORKED) and n.endswith(".yaml")):
+            # Its own tags (such as !function) are not ours to run.
+            task = yaml.load(archive.read(name), Loader=yaml.BaseLoader)
+            for i, one in enumerate(task.get("fewshot_config", {}).get("samples", [])):
+                question = one["question"].split("\n(A)")[0]
+                answer = one["target"].removeprefix("Let's think step by step.").split("The answer is (")[0].strip()
+                subject = name.removeprefix(WORKED).removesuffix(".yaml")
+                found.append(Example(f"{subject}/{i}", "worked", "worked", question, answer, harm=0, refusal=NONE))
+    return found
+
+
+def everything() -> list[Example]:
+    """All that is trained on.
+
+    Raises:
+        DataError: if something is not here.
+    """
+    return examples() + jailbroken() + harmless()
 
 
 def _scored() -> Iterator[tuple[str, str, str, float]]:
@@ -134,7 +198,7 @@ def disguised(row: Example, share: float, rng: random.Random) -> Example:
     """The example as it is, or in another dress (see `rewrapping`), or emptied."""
     chance = rng.random()
     if chance < share / 20:
-        return replace(row, response=nothing(rng), harm=0, action=0, refusal=None)
+        return replace(row, response=nothing(rng), harm=0, action=0, refusal=None, second=None)
     if chance >= share:
         return row
     text, settled = wrap(row.response, rng)

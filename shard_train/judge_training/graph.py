@@ -1,4 +1,4 @@
-"""The embedded judge's network as an ONNX graph without weights: MiniLM's six layers, two poolings, three heads.
+"""A trained judge's network as an ONNX graph without weights: MPNet's lower layers, two poolings, three heads.
 
     python -m shard_train.judge_training.graph shard_eval/judges/embedded_model/graph.onnx
 
@@ -9,130 +9,141 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-LAYERS, WIDTH, INNER, ATTENTION_HEADS, OUTPUTS = 6, 384, 1536, 12, 10
-EPSILON = 1e-12  # of BERT's layer norms
+from shard_eval.judges.encoder import ATTENTION_HEADS, EPSILON, INNER, LAYERS, OUTPUTS, ROUNDED, STEP, WIDTH
+
 OPSET = 20  # the first with Gelu
+EXTRA = "com.microsoft"  # onnxruntime's own operators
+
+
+class Rounded(NamedTuple):
+    """Names of 8-bit integers and of the size of their steps."""
+
+    integers: str
+    step: str
 
 
 class _Graph:
-    """Collects nodes, constants and the names of weights."""
+    """Collects nodes and the names of weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_integers: bool) -> None:
+        self.in_integers = in_integers
         self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
-        self.weights: dict[str, tuple[int, ...]] = {}
+        self.weights: list[Any] = []
 
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def add(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
         return output
 
-    def constant(self, name: str, values: list[float] | list[int]) -> str:
-        from onnx import TensorProto, helper
+    def weight(self, name: str, *shape: int, kind: str = "FLOAT") -> str:
+        """A weight that is promised and given by name when the graph is opened."""
+        from onnx import TensorProto
 
-        kind = TensorProto.INT64 if isinstance(values[0], int) else TensorProto.FLOAT
-        self.constants[name] = helper.make_tensor(name, kind, [len(values)], values)
+        place = TensorProto.EXTERNAL
+        tensor = TensorProto(name=name, data_type=getattr(TensorProto, kind), dims=shape, data_location=place)
+        tensor.external_data.add(key="location", value="given-when-opened")
+        self.weights.append(tensor)
         return name
 
-    def weight(self, name: str, *shape: int) -> str:
-        self.weights[name] = shape
-        return name
+    def rounding(self, x: str) -> Rounded:
+        """Activations as 8-bit integers, token by token, and the size of one step of each token.
 
-    def linear(self, x: str, name: str, inner: int, outer: int) -> str:
-        product = self.add("MatMul", [x, self.weight(f"{name}.weight", inner, outer)], f"{name}/product")
-        return self.add("Add", [product, self.weight(f"{name}.bias", outer)], f"{name}/out")
+        By one step for a whole response (DynamicQuantizeMatMul) a few tokens with large numbers would round off all
+        others: that cost two points of kappa on action.
+        """
+        ends = [self.add(f"Reduce{end}", [x, "last"], f"{x}/{end}", keepdims=1) for end in ("Max", "Min")]
+        largest = self.add("Max", [ends[0], self.add("Neg", [ends[1]], f"{x}/-Min"), "least"], f"{x}/largest")
+        step = self.add("Div", [largest, "most"], f"{x}/step")
+        steps = self.add("Reshape", [step, "last"], f"{x}/steps")
+        middles = self.add("Expand", ["middle", self.add("Shape", [steps], f"{x}/tokens")], f"{x}/middles")
+        return Rounded(self.add("QuantizeLinear", [x, steps, middles], f"{x}/rounded", axis=1), step)
+
+    def linear(self, x: str | Rounded, name: str, inner: int, outer: int) -> str:
+        """A linear layer, of activations or of rounded ones."""
+        bias = self.weight(f"{name}.bias", outer)
+        if isinstance(x, Rounded):
+            matrix = self.weight(f"{name}.weight{ROUNDED}", inner, outer, kind="INT8")
+            step = self.weight(f"{name}.weight{STEP}", outer)
+            inputs = [x.integers, matrix, "unit", step, "middle"]
+            product = self.add("MatMulIntegerToFloat", inputs, f"{name}/integers", EXTRA)
+            product = self.add("Mul", [product, x.step], f"{name}/product")
+        else:
+            product = self.add("MatMul", [x, self.weight(f"{name}.weight", inner, outer)], f"{name}/product")
+        return self.add("Add", [product, bias], f"{name}/out")
+
+    def input(self, x: str) -> str | Rounded:
+        """What linear layers are given."""
+        return self.rounding(x) if self.in_integers else x
 
     def norm(self, x: str, name: str) -> str:
         inputs = [x, self.weight(f"{name}.weight", WIDTH), self.weight(f"{name}.bias", WIDTH)]
         return self.add("LayerNormalization", inputs, f"{name}/out", axis=-1, epsilon=EPSILON)
 
 
-def _attention(g: _Graph, x: str, name: str) -> str:
-    parts = {}
-    for part in ("query", "key", "value"):
-        flat = g.linear(x, f"{name}.self.{part}", WIDTH, WIDTH)
-        split = g.add("Reshape", [flat, "split"], f"{name}/{part}/split")
-        turn = [0, 2, 3, 1] if part == "key" else [0, 2, 1, 3]
-        parts[part] = g.add("Transpose", [split], f"{name}/{part}/heads", perm=turn)
-    scores = g.add("MatMul", [parts["query"], parts["key"]], f"{name}/products")
-    scaled = g.add("Mul", [scores, "scale"], f"{name}/scaled")
-    masked = g.add("Add", [scaled, "penalty"], f"{name}/masked")
-    shares = g.add("Softmax", [masked], f"{name}/shares", axis=-1)
-    mixed = g.add("MatMul", [shares, parts["value"]], f"{name}/mixed")
-    back = g.add("Transpose", [mixed], f"{name}/back", perm=[0, 2, 1, 3])
-    joined = g.add("Reshape", [back, "join"], f"{name}/joined")
-    dense = g.linear(joined, f"{name}.output.dense", WIDTH, WIDTH)
-    return g.norm(g.add("Add", [dense, x], f"{name}/residual"), f"{name}.output.LayerNorm")
-
-
 def _layer(g: _Graph, x: str, name: str) -> str:
-    attended = _attention(g, x, f"{name}.attention")
-    inner = g.linear(attended, f"{name}.intermediate.dense", WIDTH, INNER)
-    active = g.add("Gelu", [inner], f"{name}/gelu")
-    dense = g.linear(active, f"{name}.output.dense", INNER, WIDTH)
-    return g.norm(g.add("Add", [dense, attended], f"{name}/residual"), f"{name}.output.LayerNorm")
+    given = g.input(x)
+    parts = [g.linear(given, f"{name}.attention.attn.{part}", WIDTH, WIDTH) for part in "qkv"]
+    inputs = [*parts, "", "", "distance"]
+    mixed = g.add("MultiHeadAttention", inputs, f"{name}/mixed", EXTRA, num_heads=ATTENTION_HEADS)
+    dense = g.linear(g.input(mixed), f"{name}.attention.attn.o", WIDTH, WIDTH)
+    attended = g.norm(g.add("Add", [dense, x], f"{name}/attended"), f"{name}.attention.LayerNorm")
+    active = g.add("Gelu", [g.linear(g.input(attended), f"{name}.intermediate.dense", WIDTH, INNER)], f"{name}/gelu")
+    dense = g.linear(g.input(active), f"{name}.output.dense", INNER, WIDTH)
+    return g.norm(g.add("Add", [dense, attended], f"{name}/output"), f"{name}.output.LayerNorm")
 
 
-def _pool(g: _Graph, x: str) -> str:
-    """The first token's state beside the mean of all."""
-    weight = g.add("Unsqueeze", ["mask", "last"], "mask/column")
-    total = g.add("ReduceSum", [g.add("Mul", [x, weight], "weighted"), "second"], "total", keepdims=0)
-    count = g.add("ReduceSum", ["mask", "second"], "count", keepdims=1)
-    mean = g.add("Div", [total, count], "mean")
-    first = g.add("Squeeze", [g.add("Slice", [x, "zero", "one", "second"], "first/row"), "second"], "first")
-    return g.add("Concat", [first, mean], "pooled", axis=-1)
-
-
-def build() -> bytes:
+def build(in_integers: bool = True) -> bytes:
     """The graph, serialized.
 
-    Embeddings (pairs x tokens x 384) and which of them are tokens (pairs x tokens, 0 or 1) become logits (pairs x 10).
-    """
-    from onnx import TensorProto, helper
+    The embeddings of one response (1 x tokens x 768) and what distance adds to the attention scores
+    (1 x 12 x tokens x tokens) become logits (1 x 10).
 
-    g = _Graph()
-    g.constant("split", [0, 0, ATTENTION_HEADS, WIDTH // ATTENTION_HEADS])
-    g.constant("join", [0, 0, WIDTH])
-    g.constant("scale", [float((WIDTH // ATTENTION_HEADS) ** -0.5)])
-    g.constant("middle", [1, 2])
-    for name, value in {"zero": 0, "one": 1, "second": 1, "last": 2}.items():
-        g.constant(name, [value])
-    g.constant("unit", [1.0])
-    g.constant("lowest", [1e9])
-    # 0 where there is a token, a large negative number where there is none.
-    absent = g.add("Sub", [g.add("Unsqueeze", ["mask", "middle"], "mask/keys"), "unit"], "absent")
-    g.add("Mul", [absent, "lowest"], "penalty")
+    Args:
+        in_integers: multiply matrices in 8-bit integers (several times as fast), else in single precision.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    g = _Graph(in_integers)
     x = g.norm("embeddings", "embeddings.LayerNorm")
     for i in range(LAYERS):
         x = _layer(g, x, f"encoder.layer.{i}")
-    head = g.linear(_pool(g, x), "head", 2 * WIDTH, OUTPUTS)
-    g.add("Identity", [head], "logits")
+    mean = g.add("ReduceMean", [x, "second"], "mean", keepdims=0)
+    first = g.add("Gather", [x, "zero"], "first", axis=1)
+    pooled = g.add("Concat", [first, mean], "pooled", axis=-1)
+    product = g.add("MatMul", [pooled, g.weight("head.weight", 2 * WIDTH, OUTPUTS)], "head/product")
+    g.add("Add", [product, g.weight("head.bias", OUTPUTS)], "logits")
 
-    floats = TensorProto.FLOAT
+    floats, tokens = TensorProto.FLOAT, "tokens"
     graph = helper.make_graph(
         g.nodes,
         "embedded-judge",
         [
-            helper.make_tensor_value_info("embeddings", floats, ["pairs", "tokens", WIDTH]),
-            helper.make_tensor_value_info("mask", floats, ["pairs", "tokens"]),
+            helper.make_tensor_value_info("embeddings", floats, [1, tokens, WIDTH]),
+            helper.make_tensor_value_info("distance", floats, [1, ATTENTION_HEADS, tokens, tokens]),
         ],
-        [helper.make_tensor_value_info("logits", floats, ["pairs", OUTPUTS])],
-        [*g.constants.values(), *(_external(name, shape) for name, shape in g.weights.items())],
+        [helper.make_tensor_value_info("logits", floats, [1, OUTPUTS])],
+        [*_constants(numpy_helper), *g.weights],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    return bytes(model.SerializeToString())
+    versions = [helper.make_opsetid("", OPSET), helper.make_opsetid(EXTRA, 1)]
+    return bytes(helper.make_model(graph, opset_imports=versions, ir_version=10).SerializeToString())
 
 
-def _external(name: str, shape: tuple[int, ...]) -> Any:
-    """A weight that is promised and given by name when the graph is opened."""
-    from onnx import TensorProto
+def _constants(numpy_helper: Any) -> list[Any]:
+    import numpy as np
 
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="given-when-opened")
-    return tensor
+    found = {
+        "zero": np.array(0),
+        "second": np.array([1]),
+        "last": np.array([-1]),
+        "unit": np.array(1, dtype=np.float32),
+        "least": np.array(1e-9, dtype=np.float32),
+        "most": np.array(127, dtype=np.float32),
+        "middle": np.array(128, dtype=np.uint8),
+    }
+    return [numpy_helper.from_array(value, name) for name, value in found.items()]
 
 
 if __name__ == "__main__":

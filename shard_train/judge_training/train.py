@@ -1,4 +1,4 @@
-"""Train a judge and measure it on models it has not seen: four folds, a decision, one judge of all labels.
+"""Train a judge and measure it on models it has not seen: four folds, a decision, and the average of the four.
 
 Everything lands in one folder; what is finished there is not done again.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from shard_eval.errors import UsageError
 from shard_eval.judges import decision, held_out
@@ -22,9 +22,9 @@ from shard_eval.judges.encoder import Encoder
 from shard_eval.records import identity
 from shard_train.judge_training import graph
 from shard_train.judge_training.calibration import MISSING, fit
-from shard_train.judge_training.data import FOLDS, Example, examples, jailbroken, split
+from shard_train.judge_training.data import FOLDS, Example, everything, split
 from shard_train.judge_training.fit import Recipe, train
-from shard_train.judge_training.network import difference
+from shard_train.judge_training.network import average, difference
 
 Say = Callable[[str], None]
 
@@ -70,39 +70,41 @@ def _or(label: int | None) -> int:
     return MISSING if label is None else label
 
 
-def run(out: Path, recipe: Recipe, say: Say, only_final: bool = False) -> None:
+def run(out: Path, recipe: Recipe, say: Say) -> None:
     """Train and measure; leaves weights.safetensors, graph.onnx, decision.json and held_out.csv in a folder.
 
     Args:
         out: the folder.
         recipe: how.
         say: told what happens.
-        only_final: train the judge of all labels without measuring; it then keeps an unfitted decision.
 
     Raises:
         DataError: if the labels are not here.
         UsageError: if the folder holds another recipe's work.
     """
-    rows = examples() + jailbroken()
+    rows = everything()
     _claim(out, recipe, rows)
     (out / "graph.onnx").write_bytes(graph.build())
-    how = Decision()
-    if not only_final:
-        found = held_out_logits(out, rows, recipe, say)
-        how = found.fit()
-        lines = [
-            held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
-            for r, d in zip(found.rows, found.decided(), strict=True)
-        ]
-        held_out.write(out / "held_out.csv", lines)
-    _weights(out / "weights.safetensors", rows, recipe, say, "all models")
-    text = json.dumps({k: round(v, 4) for k, v in how.to_json().items()}, indent=1, sort_keys=True)
+    found = held_out_logits(out, rows, recipe, say)
+    lines = [
+        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
+        for r, d in zip(found.rows, found.decided(), strict=True)
+    ]
+    measured = {r.id for r in found.rows}
+    lines += [
+        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response)) for r in rows if r.id not in measured
+    ]
+    held_out.write(out / "held_out.csv", lines)
+    # Every label counts in three of the four, and nothing is shipped that was not measured in its parts.
+    learned = average([load_file(out / f"without-{name}.safetensors") for name in FOLDS], recipe.rank)
+    save_file(learned, out / "weights.safetensors")
+    text = json.dumps(found.fit().to_json(), indent=1, sort_keys=True)
     (out / "decision.json").write_text(text + "\n", encoding="utf-8")
 
 
 def train_folds(out: Path, recipe: Recipe, names: Sequence[str], say: Say) -> None:
     """Train the judges of some folds only, so that several processes or machines can share the work."""
-    rows = examples() + jailbroken()
+    rows = everything()
     _claim(out, recipe, rows)
     for name in names:
         _weights(out / f"without-{name}.safetensors", split(rows, name)[0], recipe, say, f"without {name}")

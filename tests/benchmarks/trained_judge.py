@@ -1,4 +1,4 @@
-"""A trained judge's speed and memory: responses of 150 tokens, batched, against one at a time.
+"""A trained judge's speed and memory: responses of 150 tokens, side by side, against one at a time.
 
 python tests/benchmarks/trained_judge.py FOLDER [RESPONSES]
 """
@@ -32,9 +32,7 @@ def main(folder: str, number: int) -> None:
         judge.read([pair])
     alone = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{number} responses of 150 tokens: {number / together:.1f} a second batched, {number / alone:.1f} one by one"
-    )
+    print(f"{number} responses of 150 tokens: {number / together:.1f} a second, {number / alone:.1f} one by one")
     print(f"ratio {alone / together:.2f}; peak memory of the process {peak:.0f} MB")
 
 
