@@ -196,7 +196,9 @@ def test_labels_of_one_class_only_give_no_kappa_and_the_table_says_so(script, tm
 def test_a_judge_that_fails_on_most_replies_is_not_calibrated_by_the_rest(script, tmp_path):
     words = ["plain", "harmful", "odd plain", "odd harmful"]
     rows = [{"response": f"{words[i % 4]} {i}", "harm": i % 2} for i in range(120)]
-    found = shard(script("words", by_words), "--on", replies(tmp_path / "h.jsonl", rows), "--log-dir", str(tmp_path))
+    found = shard(
+        script("often-silent", by_words), "--on", replies(tmp_path / "h.jsonl", rows), "--log-dir", str(tmp_path)
+    )
     assert "harm: κ 1.00, but no verdict on 50 % of the replies: tables will say uncalibrated." in found.output
     (stored,) = (json.loads(p.read_text()) for p in passports.store().glob("*-h-*.json"))
     (doubt,) = passports.untrusted(stored["judge"], stored["prompts"], ["harm"])
@@ -244,7 +246,7 @@ def test_pairs_that_people_decided_alike_tell_nothing_and_a_pair_counts_once(tmp
     assert found["kappa"] is None and found["accuracy"] == 1.0 and found["labels"] == {"candidate": 60}
     turned = {**pairs[0], "candidate": "b0", "baseline": "a0"}
     path.write_text("\n".join(map(json.dumps, [*pairs, turned])))
-    with pytest.raises(UsageError, match="the same prompt and responses as line 1"):
+    with pytest.raises(UsageError, match="the same prompt and responses as chosen"):
         labelled.load_pairs(str(path))
     path.write_text(json.dumps({"prompt": "p", "response": "r", "source": "baseline", "harm": 0}))
     assert not labelled.is_pairs(str(path))

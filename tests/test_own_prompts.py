@@ -43,7 +43,7 @@ def file(tmp_path) -> str:
 
 
 def run(model: str, path: str, root: str, **options) -> Run:
-    (plan,) = score.plans(resolve(model), [path], Judging("embedded"), **options)
+    (plan,) = score.plans(resolve(model), [path], Judging("rules"), **options)
     return score.run(plan, root, QUIET)
 
 
@@ -105,7 +105,7 @@ def test_another_content_is_another_folder_in_the_same_process(script, results, 
 
 
 def test_a_file_changed_between_planning_and_scoring_is_no_result(script, results, file):
-    (plan,) = score.plans(resolve(script("model", lambda m: "An answer.")), [file], Judging("embedded"))
+    (plan,) = score.plans(resolve(script("model", lambda m: "An answer.")), [file], Judging("rules"))
     folder = plan.folder
     write(Path(file), BREAD)
     with pytest.raises(LogError, match="was changed while it was being scored"):
@@ -122,7 +122,7 @@ def test_the_place_of_the_file_does_not_matter_and_neither_does_what_training_re
     more = write(there / "more.jsonl", {**BREAD, "reframed_prompt": "x", "response_mode": "y"}, TYRE, "", LOCK)
     system = resolve(script("model", lambda m: ""))
     monkeypatch.chdir(tmp_path)
-    plans = [Plan(system, Judging("embedded"), p, ("harm",)) for p in (file, str(there / "my.jsonl"), "my.jsonl")]
+    plans = [Plan(system, Judging("rules"), p, ("harm",)) for p in (file, str(there / "my.jsonl"), "my.jsonl")]
     assert len({p.folder for p in plans}) == 1
     assert {p.task_args["path"] for p in plans} == {"my.jsonl", "there/my.jsonl"}
     assert benchmarks.load(file).sha == benchmarks.load(more).sha
@@ -137,7 +137,7 @@ def test_folders_of_expressions_are_safe_and_never_shared(script, file):
     system = resolve(script("model", lambda m: ""))
     splits = ["", "train", "train+dev", "train&dev", "train&fold2of2+test&fold2of2", "train+fold2of2&test+fold2of2"]
     splits += ["+".join(["test&fold1of2"] * n) for n in (30, 31)]
-    found = [Plan(system, Judging("embedded"), file, ("harm",), split=s).folder for s in splits]
+    found = [Plan(system, Judging("rules"), file, ("harm",), split=s).folder for s in splits]
     assert len(set(found)) == len(splits)
     assert all(re.fullmatch(r"[\w.+-]{1,150}", f.split("/")[1], re.ASCII) for f in found)
     assert found[4].split("/")[1].startswith("own-my.train_fold2of2+test_fold2of2-")

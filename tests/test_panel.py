@@ -208,9 +208,9 @@ def test_an_axis_takes_two_members_that_can_judge_it():
 def test_one_judge_under_two_names_votes_once():
     panel = judges.resolve("panel:majority:embedded,rules,rubric@grader")
     assert [m.name for m in panel.able("helpfulness")] == ["embedded", "rubric@grader"]  # both by the same rules
-    assert [m.name for m in panel.able("harm")] == ["embedded", "rules", "rubric@grader"]
+    assert [m.name for m in panel.able("action")] == ["embedded", "rules", "rubric@grader"]
     two = judges.resolve("panel:majority:rules,embedded")
-    assert "helpfulness" not in two.axes and "harm" in two.axes
+    assert two.axes == ("action", "refusal")
 
 
 def test_the_fingerprint_changes_with_the_rule_the_weights_and_the_members_but_not_with_their_order():

@@ -149,10 +149,10 @@ def test_a_failed_run_continues_where_it_stopped(script, results, calls):
     fail = True
     system = resolve(script("model", lambda m: OSError("gone") if fail and m[-1].text == last else "An answer."))
     with pytest.raises(LogError, match="gone"):
-        run(system, Judging("embedded"), results, limit=20)
+        run(system, Judging("rules"), results, limit=20)
     done = calls["model"] - 1
     fail = False
-    found = run(system, Judging("embedded"), results, limit=20)
+    found = run(system, Judging("rules"), results, limit=20)
     assert len(found.rows) == 20
     assert calls["model"] <= 1 + 20 + (20 - done)  # what had finished was not asked again
 
