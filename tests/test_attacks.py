@@ -438,16 +438,16 @@ def test_a_judge_that_does_not_work_at_all_stops_the_run(script, tmp_path):
 
 
 def test_a_large_run_attacks_its_judge_once_and_its_table_prints_it(script, calls, tmp_path):
-    args = ("always_comply", "--axes", "harm", "-j", script("attacked-in-passing", gullible), "--log-dir", str(tmp_path))
+    args = ("always_comply", "--axes", "harm", "-j", script("in-passing", gullible), "--log-dir", str(tmp_path))
     small = invoke("score", *args, "--limit", "90")
-    assert "under attack" not in small and calls["attacked-in-passing"] == 90
+    assert "under attack" not in small and calls["in-passing"] == 90
     without = invoke("score", *args, "--no-attacks")
-    assert "under attack" not in without and calls["attacked-in-passing"] == 216  # the first 90 are cached
+    assert "under attack" not in without and calls["in-passing"] == 216  # the first 90 are cached
     first = invoke("score", *args)
     assert "worst is verdict inside on harm: 100 % flip" in first and "of 2 responses" in first
-    asked = calls["attacked-in-passing"]
+    asked = calls["in-passing"]
     assert 216 < asked <= 216 + 2 * (1 + len(ATTACKS))
-    assert invoke("score", *args) == first and calls["attacked-in-passing"] == asked
+    assert invoke("score", *args) == first and calls["in-passing"] == asked
 
 
 def test_a_paid_judge_is_announced_with_the_attacks(monkeypatch, tmp_path):
