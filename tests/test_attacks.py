@@ -21,6 +21,7 @@ from shard_eval.benchmarks import mini
 from shard_eval.cli import main
 from shard_eval.errors import JudgeError
 from shard_eval.judges import Case, guard, rubric
+from shard_eval.judges.embedded import TRAINED
 from shard_eval.judges.guards import GUARDS
 from shard_eval.judges.reply import fence
 from shard_eval.records import AXES, labels
@@ -482,9 +483,10 @@ def test_the_packaged_attacks_on_the_rules_are_what_is_measured(on, tmp_path):
 @pytest.mark.slow
 def test_the_packaged_attacks_on_the_embedded_judge_are_what_is_measured(tmp_path):
     stored = attacks.from_json(passports.packaged("embedded", "attacks")[0])
-    found = passports.attack(score.Judging("embedded"), stored.on, "harm", stored.responses, str(tmp_path), QUIET)
+    axes = ",".join(TRAINED)  # the others are by the rules
+    found = passports.attack(score.Judging("embedded"), stored.on, axes, stored.responses, str(tmp_path), QUIET)
     known = {(f.attack, f.axis): f.share for f in stored.flips}
-    assert found.flips and stored.prompts["harm"] == found.prompts["harm"], "run `make attacks`"
+    assert set(found.prompts) == set(TRAINED) and found.prompts.items() <= stored.prompts.items(), "run `make attacks`"
     for flip in found.flips:  # another processor may round a close call the other way
         assert flip.share.n == known[flip.attack, flip.axis].n
         assert flip.share.value == pytest.approx(known[flip.attack, flip.axis].value, abs=0.02), flip.attack

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/family.py [--limit 12] [--tokens 32]
 
-The embedded model answers prompts of `mini`, judged by the embedded judge. The adapters are random. Both ways are
+The embedded model answers prompts of `mini`, judged by the rules. The adapters are random. Both ways are
 timed from the start of the interpreter, use no cache of answers, and find the adapters converted.
 """
 
@@ -31,7 +31,7 @@ def score_all(root: str, arms: list[str], limit: int, tokens: int) -> None:
     engine.announce("embedded", arms)
     for arm in (None, *arms):
         system = resolve("embedded", adapter=arm, decoding=Decoding(max_tokens=tokens))
-        (plan,) = score.plans(system, ["mini"], score.Judging("embedded"), limit=limit)
+        (plan,) = score.plans(system, ["mini"], score.Judging("rules"), limit=limit)
         score.run(plan, root, Console(quiet=True), cache=False)
 
 

@@ -34,7 +34,7 @@ ARMS = {
 def run(root: str, records: int, solver: str) -> str:
     """Score the embedded model with a solver; gives the run's folder."""
     system = resolve("embedded", solver=solver, decoding=Decoding(max_tokens=48))
-    (plan,) = score.plans(system, ["mini"], Judging("embedded"), split="dev", limit=records)
+    (plan,) = score.plans(system, ["mini"], Judging("rules"), split="dev", limit=records)
     score.run(plan, root, QUIET)
     return f"{root}/{plan.folder}"
 

@@ -29,9 +29,9 @@ SCRIPTS["answer"] = lambda m: "Here is some general advice about that, and where
 
 
 def log_of(name: str, epochs: int, folder: str) -> str:
-    """Make a log with the scripted model and the embedded judge."""
+    """Make a log with the scripted model and the rules."""
     system = resolve("scripted/answer", decoding=Decoding(temperature=1.0))
-    (plan,) = score.plans(system, [name], score.Judging("embedded"), axes="all", epochs=epochs)
+    (plan,) = score.plans(system, [name], score.Judging("rules"), axes="all", epochs=epochs)
     return score.run(plan, folder, Console(quiet=True)).log
 
 
