@@ -57,7 +57,18 @@ def main() -> None:
         arms = [str(adapter(Path(root) / f"arm{i}", seed=i)) for i in range(ADAPTERS)]
         for arm in arms:
             resolve("embedded", adapter=arm)
-        single = ["shard", "score", "embedded", "--no-cache", "--limit", str(given.limit), "--log-dir", f"{root}/apart"]
+        single = [
+            "shard",
+            "score",
+            "embedded",
+            "-j",
+            "rules",
+            "--no-cache",
+            "--limit",
+            str(given.limit),
+            "--log-dir",
+            f"{root}/apart",
+        ]
         single += ["--max-tokens", str(given.tokens)]
         apart = seconds([single, *([*single, "--adapter", arm] for arm in arms)])
         family = [sys.executable, __file__, "--limit", str(given.limit), "--tokens", str(given.tokens)]
