@@ -364,15 +364,10 @@ def _attack(plan: Plan, root: str, err: Console) -> None:
 
 
 def _headline(entries: list[Entry]) -> Grid:
-    """The headline table with what is known of its judge: agreement with people, and what attacks do to it."""
-    from dataclasses import replace
-
+    """The headline table with what is known of its judge."""
     from shard_eval import passports, report
 
-    protocol = entries[0].run.protocol
-    grid = report.headline(entries, passports.line(protocol), passports.uncalibrated(protocol))
-    attacked = passports.attack_line(protocol)
-    return replace(grid, foot=(*grid.foot, attacked)) if attacked else grid
+    return report.headline(entries, passports.trust(entries[0].run.protocol))
 
 
 def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:

@@ -113,11 +113,11 @@ def _compare(candidate: str, baseline: str, terms: Any, options: dict[str, Any])
         click.echo(report.dumps(found), nl=False)
     else:
         known = [
-            report_compare.Trust(
-                passports.line(m.candidate.protocol),
-                passports.uncalibrated(m.candidate.protocol),
-                passports.attack_line(m.candidate.protocol),
-                passports.describe(m.preferences.judge, dict(m.preferences.prompts)) if m.preferences else "",
+            (
+                passports.trust(m.candidate.protocol),
+                passports.trust_in(m.preferences.judge, dict(m.preferences.prompts))
+                if m.preferences
+                else report.UNKNOWN,
             )
             for m in matched
         ]

@@ -24,11 +24,11 @@ from shard_eval.benchmarks.labelled import Labelled
 from shard_eval.benchmarks.labelled_files import RESERVED
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import held_out, lexical
-from shard_eval.judges.embedded import MODEL, TRAINED
 from shard_eval.judges.rules import HELD_OUT
 from shard_eval.logs import Protocol, Row, read_run
 from shard_eval.pairs import read_preferences
 from shard_eval.records import AXES, Axis, Record, sha256
+from shard_eval.report import UNCALIBRATED, Trust
 from shard_eval.systems import resolve
 from shard_eval.verdict_cost import cost
 
@@ -100,7 +100,7 @@ def measure(
     learned = sum(verdict is not None for verdict in verdicts)
     prompts: dict[str, str] = {axis: judges.resolve(judging.kind).fingerprint(axis) for axis in chosen}
     # What is known of every reply is not asked again.
-    asked = [axis for axis in chosen if learned < len(truth) or axis not in _trained_axes(judging.kind)]
+    asked = [axis for axis in chosen if any(axis not in (verdict or {}) for verdict in verdicts)]
     spent: dict[str, Any] = {}
     if asked:
         task = calibrate.calibration_task(on, judging.kind, ",".join(asked), limit=limit)
@@ -127,13 +127,6 @@ def measure(
     return found
 
 
-def _trained_axes(kind: str) -> Sequence[Axis]:
-    """The axes that a judge decides by what it learned from labelled replies."""
-    if kind == "embedded":
-        return TRAINED
-    return held_out.LEARNED_AXES if kind.startswith("trained:") else ()
-
-
 def _undeveloped(
     kind: str, on: str, truth: Sequence[Labelled], verdicts: Sequence[Mapping[Axis, int] | None]
 ) -> dict[Axis, Sequence[str]]:
@@ -141,26 +134,18 @@ def _undeveloped(
     found: dict[Axis, Sequence[str]] = {}
     if kind == "embedded" or "rules" in re.split("[:,*]", kind):
         found = dict.fromkeys(AXES, HELD_OUT.get(on, ()))
-    if any(verdict is not None for verdict in verdicts):
-        found |= dict.fromkeys(_trained_axes(kind), sorted({reply.record.source for reply in truth}))
+    sources = sorted({reply.record.source for reply in truth})
+    found |= {axis: sources for verdict in verdicts for axis in verdict or {}}
     return found
 
 
 def _learned(kind: str, records: Sequence[Record]) -> list[dict[Axis, int] | None]:
     """For each reply that a trained judge learned from, the verdict of one that had not seen its model."""
-    folder = _trained(kind)
-    if folder is None:
+    judge = judges.trained(kind)
+    if judge is None:
         return [None] * len(records)
-    axes = _trained_axes(kind)
-    found = held_out.verdicts(records, folder / "held_out.csv")
-    return [None if v is None else {axis: v[axis] for axis in axes} for v in found]
-
-
-def _trained(kind: str) -> Path | None:
-    """The folder of a trained judge; None for any other."""
-    if kind == "embedded":
-        return MODEL
-    return Path(kind.removeprefix("trained:")).expanduser() if kind.startswith("trained:") else None
+    found = held_out.verdicts(records, judge.folder / held_out.FILE)
+    return [None if v is None else {axis: v[axis] for axis in judge.learned} for v in found]
 
 
 def _held_out(
@@ -177,10 +162,10 @@ def _held_out(
 def _refuse_learned(judging: score.Judging, on: str, records: Sequence[Record]) -> None:
     """A judge cannot be measured on what it learned from, unless it was held out once; a panel's member never can."""
     for kind in [member.kind for member in judging.members] or [judging.kind]:
-        folder = _trained(kind)
-        if folder is None:
+        trained = judges.trained(kind)
+        if trained is None:
             continue
-        lines = held_out.read(folder / "held_out.csv")
+        lines = held_out.read(trained.folder / held_out.FILE)
         shas = {line.sha for line in lines if judging.members or not line.measured}
         learned = sum(held_out.reply_sha(r.prompt, r.response or "") in shas for r in records)
         if learned:
@@ -330,12 +315,6 @@ def attacked(judge: str, prompts: Mapping[str, str]) -> list[Attacked]:
     return [attacks.from_json(p) for p in (*known, *(p for _, p in kept(judge, prompts) if "flips" in p))]
 
 
-def attack_line(protocol: Protocol) -> str:
-    """One line on what attacks do to the judge on the axes of a table; "" if nobody attacked it, or it is people."""
-    prompts: dict[str, str] = dict(protocol.prompts)
-    return attacks.describe(protocol.judge, attacked(protocol.judge, prompts), list(prompts))
-
-
 def kept(judge: str, prompts: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
     """Passports and results of attacks in the store alone, each with its file's name."""
     paths = sorted(store().glob("*.json")) if store().is_dir() else []
@@ -439,22 +418,29 @@ def _doubt(judge: str, axis: Axis, measured: Sequence[Agreement], floor: float) 
     return f"uncalibrated judge: nobody measured {judge} against people on {axis}"
 
 
-def uncalibrated(protocol: Protocol, floor: float = FLOOR) -> str:
-    """What a table's title says of a judge that is not to be trusted; "" for one that is, on all that it judged."""
-    prompts: dict[str, str] = dict(protocol.prompts)
-    bad = [axis for axis, _ in protocol.prompts if untrusted(protocol.judge, prompts, [axis], floor)]
-    if protocol.judge == "none" or not bad:
-        return "" if protocol.judge == "none" or prompts else " · uncalibrated judge"
-    return " · uncalibrated judge" + ("" if len(bad) == len(prompts) else f" on {', '.join(bad)}")
+def uncalibrated(judge: str, prompts: Mapping[str, str], floor: float = FLOOR) -> str:
+    """What a title says of a judge that is not to be trusted; "" for one that is, on all axes of `prompts`."""
+    if judge == HUMAN:
+        return ""
+    bad = [axis for axis in prompts if untrusted(judge, prompts, [axis], floor)]  # type: ignore[list-item]
+    if len(bad) == len(prompts):
+        return UNCALIBRATED
+    return f"{UNCALIBRATED} on {', '.join(bad)}" if bad else ""
 
 
-def line(protocol: Protocol) -> str:
-    """One line on how far to trust the judge on the axes of a table; "" if nobody has measured it."""
-    return describe(protocol.judge, dict(protocol.prompts))
+def trust(protocol: Protocol) -> Trust:
+    """How far to trust the judge of a table."""
+    return trust_in(protocol.judge, dict(protocol.prompts))
+
+
+def trust_in(judge: str, prompts: Mapping[str, str]) -> Trust:
+    """The same for a judge by name."""
+    attacked_so = attacks.describe(judge, attacked(judge, prompts), list(prompts))
+    return Trust(describe(judge, prompts), uncalibrated(judge, prompts), attacked_so)
 
 
 def describe(judge: str, prompts: Mapping[str, str]) -> str:
-    """The same for a judge by name."""
+    """One line on how far to trust a judge on the axes of a table; "" if nobody has measured it."""
     if judge == HUMAN:
         return "Judged by people: the reference that other judges are measured against."
     best = agreements(judge, prompts)

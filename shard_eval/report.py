@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -136,14 +136,32 @@ def columns(found: Sequence[dict[str, Measured]]) -> list[str]:
     return [n for n in names if n != "declines" or "unhelpful_refusal" not in names]
 
 
-def headline(entries: Sequence[Entry], passport: str = "", doubt: str | None = None) -> Grid:
+UNCALIBRATED = " · uncalibrated judge"
+
+
+class Trust(NamedTuple):
+    """How far to trust a judge, for the tables it produced (`passports.trust`).
+
+    Attributes:
+        agreement: a line on its agreement with people; "" if nobody has measured it.
+        doubt: what a title says of it; "" if it is to be trusted on all that it judged.
+        attacked: a line on what attacks do to it; "" if nobody has tried.
+    """
+
+    agreement: str = ""
+    doubt: str = UNCALIBRATED
+    attacked: str = ""
+
+
+UNKNOWN = Trust()
+
+
+def headline(entries: Sequence[Entry], trust: Trust = UNKNOWN) -> Grid:
     """One line per system: the joint score and the rates it could hide, each with its 95 % interval.
 
     Args:
         entries: runs of one benchmark and one judge.
-        passport: how far to trust the judge; "" if nobody has measured it.
-        doubt: what the title says of a judge that is not to be trusted on all axes; default of one that nobody has
-            measured.
+        trust: how far to trust the judge.
     """
     first = entries[0].run
     found = [summary.summarise(e.run.rows, summary.HEADLINE) for e in entries]
@@ -158,9 +176,8 @@ def headline(entries: Sequence[Entry], passport: str = "", doubt: str | None = N
     )
     if first.protocol.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
-    if doubt is None:
-        doubt = "" if passport or first.protocol.judge == "none" else " · uncalibrated judge"
-    return Grid(title + doubt, header, tuple(rows), _foot(entries, passport))
+    title += trust.doubt if first.protocol.judge != "none" else ""
+    return Grid(title, header, tuple(rows), _foot(entries, trust))
 
 
 def _unscored(run: Run) -> str:
@@ -170,10 +187,10 @@ def _unscored(run: Run) -> str:
     return f"{total}" if not total else f"{total} ({100 * total / judged:.1f} %)"
 
 
-def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
+def _foot(entries: Sequence[Entry], trust: Trust) -> tuple[str, ...]:
     lines = ["95 % intervals: Wilson; at the effective sample size where prompts share a cluster."]
-    if passport:
-        lines.append(passport)
+    if trust.agreement:
+        lines.append(trust.agreement)
     lines += [f"{line[0].upper()}{line[1:]}." for line in differing_arms([e.run for e in entries])]
     for entry in entries:
         if entry.note:
@@ -197,7 +214,7 @@ def _foot(entries: Sequence[Entry], passport: str) -> tuple[str, ...]:
         agreed = summary.consistency(entry.run.rows)
         if agreed is not None:
             lines.append(f"{entry.title}: triples served right (benign helped, harmful held): {percent(agreed)} %.")
-    return tuple(lines)
+    return (*lines, trust.attacked) if trust.attacked else tuple(lines)
 
 
 def breakdown(entry: Entry, by: str) -> Grid:

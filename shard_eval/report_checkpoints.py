@@ -39,14 +39,11 @@ def _step(step: int | None) -> str:
 def arms(result: Result, i: int) -> Grid:
     """Every arm by itself on one benchmark: base, controls, checkpoints."""
     entries = [Entry(_title(result, arm), result.test[arm.name][i], arm.note) for arm in result.arms]
-    protocol = entries[0].run.protocol
-    found = report.headline(entries, passports.line(protocol), passports.uncalibrated(protocol))
+    found = report.headline(entries, passports.trust(entries[0].run.protocol))
     header = (found.header[0].replace("system", "arm"), "step", *found.header[1:])
     rows = tuple((row[0], _step(arm.step), *row[1:]) for arm, row in zip(result.arms, found.rows, strict=True))
     chosen = f"*{' chosen' if result.choice.scores else ''}: {result.choice.reason}."
-    attacked = passports.attack_line(protocol)
-    said = (*found.foot, attacked) if attacked else found.foot
-    foot = (chosen, *(line for line in said if line not in _meant(result, i)))
+    foot = (chosen, *(line for line in found.foot if line not in _meant(result, i)))
     return replace(found, title=f"{result.splits[1]} · {found.title}", header=header, rows=rows, foot=foot)
 
 

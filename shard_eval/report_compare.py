@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,7 @@ from shard_eval.compare import Matched, Rate, Terms, arms_differ, corrections, c
 from shard_eval.diagnostics import Diagnostics, diagnose
 from shard_eval.logs import system_name
 from shard_eval.records import PAIR_AXES
-from shard_eval.report import Grid, inert, percent, show
+from shard_eval.report import Grid, Trust, inert, percent, show
 from shard_eval.stats.claims import Claim, Part
 from shard_eval.stats.comparison import Comparison
 from shard_eval.stats.correction import Corrected
@@ -77,22 +77,6 @@ def _foot(claim: Claim) -> tuple[str, ...]:
     return (*lines, *(f"Corrected for the judge's errors: {method}." for method in sorted(corrected)))
 
 
-class Trust(NamedTuple):
-    """How far to trust the judges of a benchmark, a line each; "" where nobody knows.
-
-    Attributes:
-        single: agreement with people of the judge of single responses.
-        doubt: what a title says if it is not to be trusted on all axes.
-        attacked: what attacks do to it.
-        pairwise: agreement of the pairwise judge.
-    """
-
-    single: str
-    doubt: str = ""
-    attacked: str = ""
-    pairwise: str = ""
-
-
 def arms(matched: Matched, terms: Terms, trust: Trust) -> Grid:
     """Each system by itself, as judged and corrected for the judge's errors."""
     found = rates(matched, terms)
@@ -103,7 +87,7 @@ def arms(matched: Matched, terms: Terms, trust: Trust) -> Grid:
     protocol = matched.candidate.protocol
     title = f"{matched.benchmark} · {protocol.task} {protocol.version} · judge {protocol.judge}"
     methods = sorted({r.corrected.method for pair in found for r in pair if r.corrected is not None})
-    foot = [line for line in (trust.single, trust.attacked) if line]
+    foot = [line for line in (trust.agreement, trust.attacked) if line]
     foot += [f"Corrected: {method}." for method in methods]
     foot += _corrections(matched, terms)
     if any(cut(matched)):
@@ -136,7 +120,7 @@ def _corrected_rate(rate: Rate) -> str:
     return "–" if c.estimate is None else f"{100 * c.estimate:.1f} [{100 * c.low:.1f}, {100 * c.high:.1f}]"
 
 
-def judge(matched: Matched, passport: str, level: float) -> Grid | None:
+def judge(matched: Matched, trust: Trust, level: float) -> Grid | None:
     """How the pairwise judge behaved; None if there was none."""
     found = matched.preferences
     if found is None:
@@ -159,7 +143,7 @@ def judge(matched: Matched, passport: str, level: float) -> Grid | None:
     calls = sum(d.calls for d in measured)
     plain = 2 * len(axes) * len(found.rows)
     lines = [
-        passport or f"Judge {found.judge}: uncalibrated, nobody measured it against people.",
+        trust.agreement or f"Judge {found.judge}: uncalibrated, nobody measured it against people.",
         f"{calls} calls for {len(found.rows)} pairs ({100 * calls / len(found.rows):.0f} per 100; everything in both "
         f"orders: {100 * plain / len(found.rows):.0f}); same text in both: {measured[0].identical} pairs.",
         "Candidate, baseline: preferred in both orders (on harm: does less). No position bias: names first 50 %.",
@@ -167,7 +151,7 @@ def judge(matched: Matched, passport: str, level: float) -> Grid | None:
     for d in measured:
         if d.controlled is not None:
             lines.append(f"{d.axis} at equal length: {_difference(d.controlled)} points, {d.controlled.method}.")
-    title = f"{matched.benchmark} · judge {found.judge}" + ("" if passport else " · uncalibrated judge")
+    title = f"{matched.benchmark} · judge {found.judge}{trust.doubt}"
     return Grid(title, header, rows, tuple(lines))
 
 
@@ -196,7 +180,9 @@ def print_claim(console: Console, claim: Claim, terms: Terms, footnotes: Sequenc
         console.print(Text(f"  note: {inert(line)} (declared)"), style="dim")
 
 
-def render(console: Console, matched: Sequence[Matched], claim: Claim, terms: Terms, trusts: Sequence[Trust]) -> None:
+def render(
+    console: Console, matched: Sequence[Matched], claim: Claim, terms: Terms, trusts: Sequence[tuple[Trust, Trust]]
+) -> None:
     """Print a whole comparison.
 
     Args:
@@ -204,13 +190,13 @@ def render(console: Console, matched: Sequence[Matched], claim: Claim, terms: Te
         matched: the benchmarks.
         claim: the decision.
         terms: what it is about.
-        trusts: per benchmark, how far to trust its judges.
+        trusts: per benchmark, how far to trust its judge of single responses and its pairwise judge, if there is one.
     """
     names = f"{system_name(matched[0].candidate)} against {system_name(matched[0].baseline)}"
     grids = []
-    for m, trust in zip(matched, trusts, strict=True):
-        grids.append(arms(m, terms, trust))
-        grids += [grid] if (grid := judge(m, trust.pairwise, claim.level)) is not None else []
+    for m, (single, pairwise) in zip(matched, trusts, strict=True):
+        grids.append(arms(m, terms, single))
+        grids += [grid] if (grid := judge(m, pairwise, claim.level)) is not None else []
     grids.append(parts(claim, names))
     show(console, grids)
     footnotes = sorted({line for m in matched for line in arms_differ(m)}) if terms.declared else []

@@ -80,8 +80,9 @@ def parse_axes(axes: str | list[str] | tuple[str, ...]) -> tuple[Axis, ...]:
 
 def axis_scorers(axes: str | list[str] | tuple[str, ...], judge: str | list[str]) -> list[Scorer]:
     """The scorers of a task; of a panel's axis they keep the members' own verdicts beside the panel's."""
-    fetch(judge)
-    return [SCORERS[axis](judge=kind_of(judge)) for axis in parse_axes(axes)]
+    chosen = parse_axes(axes)
+    fetch(judge, chosen)
+    return [SCORERS[axis](judge=kind_of(judge)) for axis in chosen]
 
 
 @metric

@@ -17,7 +17,7 @@ from shard_eval.benchmarks import labelled
 from shard_eval.cli import main
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import lexical
-from shard_eval.logs import Protocol, Row
+from shard_eval.logs import Row
 from shard_eval.pairs import PairRow
 from shard_eval.records import sha256
 from shard_eval.systems import resolve
@@ -42,7 +42,7 @@ def test_a_judge_that_repeats_the_human_label_has_kappa_one_and_its_passport_is_
     (plan,) = score.plans(system, ["mini"], judging, axes="action", limit=2)
     truth |= {"An answer.": 5}
     run = score.run(plan, str(tmp_path), QUIET)
-    assert "action κ 1.00" in passports.line(run.protocol)
+    assert "action κ 1.00" in passports.trust(run.protocol).agreement
 
 
 def test_a_quick_look_does_not_hide_a_larger_calibration(script, tmp_path):
@@ -50,7 +50,7 @@ def test_a_quick_look_does_not_hide_a_larger_calibration(script, tmp_path):
     for limit in (40, 8):
         passports.measure(judging, "dna", "action", limit, str(tmp_path), QUIET)
     (plan,) = score.plans(resolve("always_refuse"), ["mini"], judging, axes="action", limit=2)
-    line = passports.line(score.run(plan, str(tmp_path), QUIET).protocol)
+    line = passports.trust(score.run(plan, str(tmp_path), QUIET).protocol).agreement
     assert "n 40 dna" in line and "n 8 dna" not in line
 
 
@@ -208,13 +208,13 @@ def test_a_judge_that_fails_on_most_replies_is_not_calibrated_by_the_rest(script
 
 def test_a_title_names_the_axes_that_a_judge_is_not_calibrated_on():
     def title(judge: str, **prompts: str) -> str:
-        return passports.uncalibrated(Protocol("mini", "1-A", "mini", "packaged", "sha", judge, tuple(prompts.items())))
+        return passports.uncalibrated(judge, prompts)
 
     rules = lexical.fingerprint()[:12]
     assert title("rules", harm=rules, action=rules) == ""
     assert title("rules", harm=rules, helpfulness=rules) == " · uncalibrated judge on helpfulness"
     assert title("rules", helpfulness=rules) == title("stranger", harm="x", action="x") == " · uncalibrated judge"
-    assert title("human", harm="") == title("none") == ""
+    assert title("human", harm="") == ""
 
 
 def test_a_limit_of_nothing_is_refused_and_a_broken_passport_is_named(tmp_path, monkeypatch):

@@ -149,3 +149,10 @@ def test_a_judge_that_errs_on_one_arm_only_is_corrected_per_arm_and_named(script
     assert (
         "The judge errs differently on the two (harm): specificity 0.67" in printed and "corrected per arm." in printed
     )
+
+
+def test_of_several_labelled_sets_the_largest_speaks_for_the_judge_whatever_its_file_is_called(store: Path) -> None:
+    keep(store, "a-small", {"all": group((54, 60), (60, 60))})
+    keep(store, "b-large", {"all": POOLED})
+    errors = judge_errors.known(PROTOCOL, HARMFUL, ())
+    assert errors is not None and errors.on == "b-large" and errors.candidate.rates.sensitivity.value == 0.75

@@ -490,13 +490,14 @@ def test_a_panel_is_calibrated_and_attacked_like_any_judge(script, tmp_path):
     found = passports.measure(made, str(place), "harm", None, str(tmp_path), QUIET)
     assert found["judge"] == made.identified and found["agreement"]["harm"]["all"]["kappa"] == 1
     judged = run(script, made, str(tmp_path / "results"), limit=2, axes="harm")
-    assert passports.line(judged.protocol).startswith(f"Judge {made.identified}") and "κ 1.00" in passports.line(
-        judged.protocol
+    assert (
+        passports.trust(judged.protocol).agreement.startswith(f"Judge {made.identified}")
+        and "κ 1.00" in passports.trust(judged.protocol).agreement
     )
     attacked = passports.attack(made, str(place), "harm", 4, str(tmp_path), QUIET)
     assert attacked.judge == made.identified and attacked.responses == 4
     assert {flip.share.value for flip in attacked.flips if flip.attack != "null response"} == {0.0}
-    assert made.identified in passports.attack_line(judged.protocol)
+    assert made.identified in passports.trust(judged.protocol).attacked
 
 
 # --- what members say by themselves ------------------------------------------------------------------------------

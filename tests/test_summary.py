@@ -409,7 +409,7 @@ RUN = Run(
 
 
 def test_the_headline_shows_the_joint_score_and_every_rate_it_could_hide() -> None:
-    grid = report.headline([Entry("system", RUN)], passport="kappa 0.5")
+    grid = report.headline([Entry("system", RUN)], report.Trust("kappa 0.5"))
     low, high = wilson(3 / 8, 8)
     (line,) = grid.rows
     assert dict(zip(grid.header, line, strict=True))["harmful % ↓"] == f"37.5 [{100 * low:.1f}, {100 * high:.1f}]"
@@ -419,17 +419,19 @@ def test_the_headline_shows_the_joint_score_and_every_rate_it_could_hide() -> No
 
 
 @pytest.mark.parametrize(
-    ("protocol", "passport", "warning"),
+    ("protocol", "trust", "warning"),
     [
-        (replace(RUN.protocol, origin="fixture"), "known", "FIXTURE"),
-        (RUN.protocol, "", "uncalibrated judge"),
+        (replace(RUN.protocol, origin="fixture"), report.Trust("known", doubt=""), "FIXTURE"),
+        (RUN.protocol, report.Trust(), "uncalibrated judge"),
     ],
 )
 def test_the_title_warns_of_a_fixture_and_of_an_uncalibrated_judge(
-    protocol: Protocol, passport: str, warning: str
+    protocol: Protocol, trust: report.Trust, warning: str
 ) -> None:
-    assert warning in report.headline([Entry("s", replace(RUN, protocol=protocol))], passport).title
-    assert warning not in report.headline([Entry("s", RUN)], "known").title
+    assert warning in report.headline([Entry("s", replace(RUN, protocol=protocol))], trust).title
+    assert warning not in report.headline([Entry("s", RUN)], report.Trust("known", doubt="")).title
+    unjudged = replace(RUN, protocol=replace(RUN.protocol, judge="none"))
+    assert "uncalibrated" not in report.headline([Entry("s", unjudged)]).title
 
 
 def test_the_foot_tells_of_missing_labels_and_cut_answers() -> None:

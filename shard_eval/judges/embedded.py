@@ -27,6 +27,8 @@ class EmbeddedJudge:
 
     name = "embedded"
     axes = AXES
+    learned = TRAINED
+    folder = MODEL
 
     def _by(self, axis: Axis) -> TrainedJudge | RulesJudge:
         return load(str(MODEL)) if axis in TRAINED else RulesJudge()

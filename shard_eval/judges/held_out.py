@@ -15,8 +15,11 @@ from pathlib import Path
 from shard_eval.judges.trained import HARMFUL
 from shard_eval.records import Axis, Record, sha256
 
-LEARNED_AXES: tuple[Axis, ...] = ("harm", "action", "refusal")
-FIELDS = ("set", "id", "sha", "harm", "action", "refusal")
+FILE = "held_out.csv"
+"""Of a judge's folder."""
+
+LABELS: tuple[Axis, ...] = ("harm", "action", "refusal")
+FIELDS = ("set", "id", "sha", *LABELS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def read(path: Path) -> list[Line]:
     """All lines."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Line(r["set"], r["id"], r["sha"], *(int(r[axis]) if r[axis] else None for axis in LEARNED_AXES))
+            Line(r["set"], r["id"], r["sha"], *(int(r[axis]) if r[axis] else None for axis in LABELS))
             for r in csv.DictReader(file)
         ]
 

@@ -71,6 +71,8 @@ class TrainedJudge:
     """
 
     axes: tuple[Axis, ...] = ("harm", "action", "refusal")
+    learned = axes
+    """The axes that it decides by what it learned from labelled replies."""
 
     def __init__(self, folder: str) -> None:
         self.name = f"trained:{folder}"

@@ -219,7 +219,7 @@ def _table(
         key=f"{_slug(protocol.benchmark)}-{_slug(key.judge)}",
         benchmark=protocol.benchmark,
         judge=protocol.judge,
-        passport=passports.line(protocol),
+        passport=passports.trust(protocol).agreement,
         title=_title(base.run, spec),
         columns=tuple(c for c in columns.heads(spec) if c.name in there),
         rows=tuple(made),
@@ -243,7 +243,7 @@ def _title(run: Run, spec: Spec) -> str:
     title += f" · {part}" if (part := _part_of(run)) else ""
     if p.origin == "fixture":
         title += " · FIXTURE, not the benchmark: quote no number from it"
-    return title + passports.uncalibrated(p, spec.floor)
+    return title + passports.uncalibrated(p.judge, dict(p.prompts), spec.floor)
 
 
 def _part_of(run: Run) -> str:
@@ -315,7 +315,7 @@ def _attacked(run: Run) -> list[str]:
     """One line on what attacks do to the judge, or on that nobody knows; none for people."""
     if run.protocol.judge == passports.HUMAN or not run.protocol.prompts:
         return []
-    return [passports.attack_line(run.protocol) or passports.NEVER_ATTACKED]
+    return [passports.trust(run.protocol).attacked or passports.NEVER_ATTACKED]
 
 
 def _cut(lines: Sequence[Scored]) -> list[str]:

@@ -33,7 +33,7 @@ def write(out: Path, recipe: Recipe) -> str:
     found: dict[str, Any] = {}
     for on in SETS:
         truth = labelled.load(on)
-        verdicts = held_out.verdicts([r.record for r in truth], out / "held_out.csv")
+        verdicts = held_out.verdicts([r.record for r in truth], out / held_out.FILE)
         found |= agree(rows(truth, verdicts, labelled.axes(on)), truth)
     size = (out / "weights.safetensors").stat().st_size / 1e6
     return TEMPLATE.read_text(encoding="utf-8").format(
@@ -95,7 +95,7 @@ def _published(folder: str, line: dict[str, str]) -> dict[Axis, int] | None:
 
 def _alarms(out: Path) -> str:
     """How many harmless responses it calls harmful: held-out ones, and reference answers it did not learn from."""
-    verdicts = {(line.set, line.id): line.harm or 0 for line in held_out.read(out / "held_out.csv")}
+    verdicts = {(line.set, line.id): line.harm or 0 for line in held_out.read(out / held_out.FILE)}
     xstest = [r for r in data.examples() if r.set == "xstest" and r.harm == 0]
     called = {
         refused: [verdicts[r.set, r.id] for r in xstest if (r.refusal == data.FULL) is refused]

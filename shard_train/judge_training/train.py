@@ -94,7 +94,7 @@ def run(out: Path, recipe: Recipe, say: Say) -> None:
     lines += [
         held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response)) for r in rows if r.id not in measured
     ]
-    held_out.write(out / "held_out.csv", lines)
+    held_out.write(out / held_out.FILE, lines)
     # Every label counts in three of the four, and nothing is shipped that was not measured in its parts.
     learned = average([load_file(out / f"without-{name}.safetensors") for name in FOLDS], recipe.rank)
     save_file(learned, out / "weights.safetensors")
