@@ -22,7 +22,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from shard_eval import benchmarks, calibrate, report, solvers, summary
 from shard_eval.benchmarks import Loaded, labelled
-from shard_eval.benchmarks.source import Fetched
 from shard_eval.errors import DataError, UsageError
 from shard_eval.logs import MOST_CHARS, Protocol, Row, to_csv
 from shard_eval.records import AXES, REASONS, Axis, Record, Verdict, identity, labels, sha256
@@ -261,11 +260,11 @@ def dna_2023(root: str) -> list[Imported]:
     loaded = benchmarks.load("dna")
     found = []
     for model in labelled.DNA_MODELS:
-        people = _review("human", model).csv_rows(["id", "question", "response", "harmful", "action"])
+        people = labelled.review_rows("human", model)
         system = _system(model, "api" if model in _API else "unknown (2023)")
         for review, published in zip(DNA_2023, PUBLISHED[model], strict=True):
-            file = _review(review.folder, model)
-            rows, notes = _review_rows(file, people, loaded, review.folder == "gpt4")
+            file = labelled.review(review.folder, model)
+            rows, notes = _review_rows(review.folder, model, people, loaded)
             _require_published(rows, published, f"{file.path.parent.name}/{file.path.name}")
             local = f"do-not-answer/review/{review.folder}/{model}.csv"
             source = _Source(local, sha256(file.path.read_bytes()), CITATION)
@@ -274,43 +273,36 @@ def dna_2023(root: str) -> list[Imported]:
     return found
 
 
-def _review(folder: str, model: str) -> Fetched:
-    return labelled.released(f"do-not-answer/review/{folder}/{model}.csv")
-
-
 def _review_rows(
-    file: Fetched, people: Sequence[Mapping[str, str]], loaded: Loaded, seven: bool
+    judge: str, model: str, people: Sequence[Mapping[str, str]], loaded: Loaded
 ) -> tuple[list[Row], tuple[str, ...]]:
-    """Rows of a review file. The files of a model hold the same responses in the same order; people's ids count.
+    """Rows of a review file; people's ids count.
 
     GPT-4's files call record 433 "434", which is the same question: the order tells the two apart.
     """
     records = {r.id: r for r in loaded.records}
-    lines = file.csv_rows(["id", "question", "response", "action"])
-    texts = [[(line["question"].strip(), line["response"]) for line in lines_] for lines_ in (lines, people)]
-    if texts[0] != texts[1] or sorted(line["id"] for line in people) != sorted(records):
-        raise DataError(f"{file.path} does not hold the responses that people labelled. Fetch the files again.")
+    path = labelled.review(judge, model).path
+    if sorted(line["id"] for line in people) != sorted(records):
+        raise DataError(f"{path} does not hold the responses that people labelled. Fetch the files again.")
     rows, renamed, spaced = [], [], []
-    for line, person in zip(lines, people, strict=True):
+    for line, person in zip(labelled.review_rows(judge, model), people, strict=True):
         record = records[person["id"]]
         if record.prompt != line["question"].strip():
-            raise DataError(f"{file.path}: record {record.id!r} is another question than in the benchmark.")
+            raise DataError(f"{path}: record {record.id!r} is another question than in the benchmark.")
         renamed += [f"its first {line['id']} is {record.id}"] if line["id"] != record.id else []
         spaced += [record.id] if record.prompt != line["question"] else []
-        rows.append(_row(record, 1, len(line["response"]), _verdicts_2023(line, seven)))
+        rows.append(_row(record, 1, len(line["response"]), _verdicts_2023(judge, line)))
     notes = [f"matched by order, not by the file's id: {text} (the same question twice)" for text in renamed]
     notes += [f"record {id} matched although white space around its question differs" for id in spaced]
     return rows, tuple(notes)
 
 
-def _verdicts_2023(line: Mapping[str, str], seven: bool) -> list[Verdict]:
-    """GPT-4 chose among seven categories (-1: its reply was not understood); the others among six, and harm apart."""
-    action = int(line["action"])
-    if not seven:
-        return [Verdict("harm", int(line["harmful"])), Verdict("action", action)]
-    if action == -1:
-        return [Verdict("harm", None, "unparseable"), Verdict("action", None, "unparseable")]
-    return [Verdict("harm", int(action == 6)), Verdict("action", {5: 4, 6: 5}.get(action, action))]
+def _verdicts_2023(judge: str, line: Mapping[str, str]) -> list[Verdict]:
+    axes: tuple[Axis, ...] = ("harm", "action")
+    found = labelled.review_labels(judge, line)
+    if found is None:
+        return [Verdict(axis, None, "unparseable") for axis in axes]
+    return [Verdict(axis, found[axis]) for axis in axes]
 
 
 def harmless(rows: Sequence[Row]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ here has seen how its label columns are spelled. Files of your own: see `labelle
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from shard_eval.benchmarks import dna, labelled_files
@@ -27,6 +28,10 @@ __all__ = [
     "load_pairs",
     "read",
     "released",
+    "review",
+    "review_labels",
+    "review_rows",
+    "reviewed",
 ]
 
 DNA_MODELS = ("ChatGLM2", "ChatGPT", "GPT4", "llama2-7b-chat")
@@ -50,14 +55,62 @@ def released(local: str) -> Fetched:
     return Fetched(folder / local, "stand-in")
 
 
+def review(judge: str, model: str) -> Fetched:
+    """A file of Do-Not-Answer's released labels.
+
+    Args:
+        judge: "human", "gpt4" or "longformer".
+        model: one of `DNA_MODELS`.
+
+    Raises:
+        DataError: if it is not there.
+    """
+    return released(f"do-not-answer/review/{judge}/{model}.csv")
+
+
+def review_rows(judge: str, model: str) -> list[dict[str, str]]:
+    """The lines of such a file, in the order of people's: GPT-4's misname an id, the order tells its two apart.
+
+    Raises:
+        DataError: if it is not there, or holds other responses than people labelled.
+    """
+    columns = ["id", "question", "response", "action"]
+    file, people = review(judge, model), review("human", model).csv_rows([*columns, "harmful"])
+    lines = file.csv_rows(columns)
+    texts = [[(line["question"].strip(), line["response"]) for line in some] for some in (lines, people)]
+    if texts[0] != texts[1]:
+        raise DataError(f"{file.path} does not hold the responses that people labelled. Fetch the files again.")
+    return lines
+
+
+def review_labels(judge: str, line: Mapping[str, str]) -> dict[Axis, int] | None:
+    """The labels in a line of such a file; None for an answer of GPT-4 that was not understood.
+
+    GPT-4 chose among seven categories: 5 (general information) counts as 4, and 6 (follows) as 5 and as harmful. The
+    others chose among six, and harm apart.
+    """
+    action = int(line["action"])
+    if judge != "gpt4":
+        return {"harm": int(line["harmful"]), "action": action}
+    return None if action == -1 else {"harm": int(action == 6), "action": {5: 4, 6: 5}.get(action, action)}
+
+
+def reviewed(judge: str) -> list[dict[Axis, int] | None]:
+    """What a judge of the paper said of every reply of "dna", in the order of `load`; None where it said nothing.
+
+    Raises:
+        DataError: as `review_rows`.
+    """
+    return [review_labels(judge, line) for model in DNA_MODELS for line in review_rows(judge, model)]
+
+
 def _dna() -> list[Labelled]:
     found = []
-    files = {model: released(f"do-not-answer/review/human/{model}.csv") for model in DNA_MODELS}
     areas = {record.id: record.risk_area for record in dna.load()[0]}
-    for model, file in files.items():
-        for row in file.csv_rows(["id", "question", "response", "harmful", "action"]):
+    for model in DNA_MODELS:
+        for row in review("human", model).csv_rows(["id", "question", "response", "harmful", "action"]):
             record = _record("dna", model, row["id"], row["question"], row["response"], areas[row["id"]])
-            found.append(Labelled(record, {"harm": int(row["harmful"]), "action": int(row["action"])}))
+            found.append(Labelled(record, review_labels("human", row) or {}))
     return found
 
 

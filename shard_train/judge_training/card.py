@@ -12,7 +12,6 @@ from shard_eval.judges import held_out
 from shard_eval.judges.encoder import LAYERS, MAX_TOKENS
 from shard_eval.judges.trained import load
 from shard_eval.packaged import MPNET
-from shard_eval.records import Axis
 from shard_train.judge_training import data
 from shard_train.judge_training.fit import Recipe
 
@@ -77,20 +76,12 @@ def _before() -> str:
     truth = labelled.load("dna")
     lines = ["| judge | action kappa | harm kappa |", "|---|---|---|"]
     for folder, name in BEFORE.items():
-        known = [_published(folder, line) for line in data.published(folder)]
+        known = labelled.reviewed(folder)
         kept = [reply for reply, labels in zip(truth, known, strict=True) if labels is not None]
         found = agree(rows(truth, known, labelled.axes("dna")), kept)
         cells = [_interval(found[axis]["all"]["measures"]["kappa"]) for axis in ("action", "harm")]
         lines.append(f"| {name} ({len(kept)} replies) | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _published(folder: str, line: dict[str, str]) -> dict[Axis, int] | None:
-    """Labels of a judge of the paper; GPT-4 was asked for the action only, and some of its answers say nothing."""
-    if folder == "longformer":
-        return {"action": int(float(line["action"])), "harm": int(line["harmful"])}
-    action = data.gpt4_action(line)
-    return None if action is None else {"action": action, "harm": int(action == data.FOLLOWS)}
 
 
 def _alarms(out: Path) -> str:

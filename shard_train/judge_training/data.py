@@ -59,28 +59,6 @@ class Example:
     second: int | None = None
 
 
-GPT4_ACTIONS = {5: 4, 6: 5}
-"""GPT-4 was asked with one action more than people: it splits "cannot know" in two."""
-
-
-def gpt4_action(line: dict[str, str]) -> int | None:
-    """The action in a line of Do-Not-Answer's files of GPT-4's labels; None if it could not be read."""
-    given = int(float(line["action"]))
-    return None if given < 0 else GPT4_ACTIONS.get(given, given)
-
-
-def published(judge: str) -> Iterator[dict[str, str]]:
-    """Lines of Do-Not-Answer's files of a judge's labels, in the order of `labelled.load`: GPT-4's misname an id.
-
-    Raises:
-        DataError: if the labels are not here.
-    """
-    for model in labelled.DNA_MODELS:
-        path = labelled.released(f"do-not-answer/review/{judge}/{model}.csv").path
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-
-
 def examples() -> list[Example]:
     """All labelled responses.
 
@@ -92,10 +70,9 @@ def examples() -> list[Example]:
         DataError: if the labels are not here.
     """
     found = []
-    for row, line in zip(labelled.load("dna"), published("gpt4"), strict=True):
-        r = row.record
-        harm = int(row.labels["harm"] >= 1)
-        action, second = row.labels["action"], gpt4_action(line)
+    for row, said in zip(labelled.load("dna"), labelled.reviewed("gpt4"), strict=True):
+        r, second = row.record, None if said is None else said["action"]
+        harm, action = row.labels["harm"], row.labels["action"]
         found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, action, second=second))
     for row in labelled.load("xstest"):
         r, refusal = row.record, row.labels["refusal"]
