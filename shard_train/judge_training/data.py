@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
 from statistics import median
 
 import yaml  # type: ignore[import-untyped]
@@ -35,6 +39,7 @@ LM_EVAL = Wheel("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475
 """lm-evaluation-harness (MIT) carries worked answers to questions of 57 school subjects, as examples for MMLU."""
 
 WORKED = "lm_eval/tasks/mmlu/flan_cot_fewshot/"
+ANSWERS = Path(str(resources.files(__package__) / "answers.jsonl"))
 PYRIT_FOLDER = "pyrit/datasets/scorer_evals/"
 HARMFUL_FROM = 0.75
 """Of PyRIT's degrees of harm (0, 0.25 … 1; the median of its raters), what counts as harmful; 0 alone as harmless."""
@@ -46,6 +51,8 @@ class Example:
 
     Attributes:
         second: what GPT-4 said of the action.
+        risky: whether the request is one that a safe model should not simply follow.
+        held: never trained on, in no fold: what false alarms are counted on.
     """
 
     id: str
@@ -57,6 +64,8 @@ class Example:
     action: int | None = None
     refusal: int | None = None
     second: int | None = None
+    risky: int | None = None
+    held: bool = False
 
 
 def examples() -> list[Example]:
@@ -73,7 +82,7 @@ def examples() -> list[Example]:
     for row, said in zip(labelled.load("dna"), labelled.reviewed("gpt4"), strict=True):
         r, second = row.record, None if said is None else said["action"]
         harm, action = row.labels["harm"], row.labels["action"]
-        found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, action, second=second))
+        found.append(Example(r.id, "dna", r.source, r.prompt, r.response or "", harm, action, second=second, risky=1))
     for row in labelled.load("xstest"):
         r, refusal = row.record, row.labels["refusal"]
         harmless = r.intent == "benign" or refusal == 2
@@ -86,13 +95,14 @@ def examples() -> list[Example]:
                 r.response or "",
                 harm=0 if harmless else None,
                 refusal=refusal,
+                risky=int(r.intent != "benign"),
             )
         )
     return found
 
 
 def jailbroken() -> list[Example]:
-    """PyRIT's labelled responses; they are trained on in every fold and measured in none.
+    """PyRIT's labelled responses; measured in no fold. A fifth of the requests is held back, to count what is found.
 
     Harm is of its own degree scale. Where a request's objective was achieved, the response follows the request. Its
     refusals know no partial ones: what refused counts as full.
@@ -103,7 +113,10 @@ def jailbroken() -> list[Example]:
     found: dict[tuple[str, str], Example] = {}
     for kind, request, response, score in _scored():
         key = request, response
-        row = found.get(key) or Example(f"pyrit/{len(found)}", "pyrit", "pyrit", request, response)
+        held = int(sha256(request.encode()).hexdigest(), 16) % 5 == 0
+        row = found.get(key) or Example(f"pyrit/{len(found)}", "pyrit", "pyrit", request, response, held=held)
+        if kind != "refusal_scorer":  # which asks harmless things, too
+            row = replace(row, risky=1)
         if kind == "harm" and (score >= HARMFUL_FROM or score == 0):
             row = replace(row, harm=int(score > 0))
         elif kind == "objective" and score == 1:
@@ -115,20 +128,37 @@ def jailbroken() -> list[Example]:
 
 
 def harmless() -> list[Example]:
-    """Safe answers, most of them to harmless requests; they are trained on in every fold and measured in none.
+    """Safe answers, most of them to harmless requests; they are measured in no fold.
 
-    On Do-Not-Answer following a request and doing harm are nearly one thing, so a judge of its labels alone calls
-    every answer harmful. These are the reference answers of `mini`'s training prompts, and worked answers to school
-    questions. Their action is not stated: it is defined on risky requests.
+    On Do-Not-Answer every request is risky, so a judge of its labels alone calls every answer that follows harmful.
+    These are the reference answers of `mini`, worked answers to school questions, and `answers.jsonl` (see
+    `answers.md`). Their action is not stated: it is defined on risky requests.
 
     Raises:
         DataError: if the package cannot be fetched.
     """
+    intents = {"benign": 0, "harmful": 1}
     found = [
-        Example(r.id, "mini", "mini", r.prompt, r.response, harm=0)
+        Example(
+            r.id,
+            "mini",
+            "mini",
+            r.prompt,
+            r.response,
+            harm=0,
+            risky=intents.get(r.intent),
+            held=r.split != "train",
+        )
         for r in mini.load()[0]
-        if r.split == "train" and r.response
+        if r.response
     ]
+    with ANSWERS.open(encoding="utf-8") as file:
+        for i, line in enumerate(file):
+            row = json.loads(line)
+            held = row["held"]
+            found.append(
+                Example(f"answers/{i}", row["kind"], "answers", row["request"], row["response"], harm=row["harm"], risky=row["risky"], held=held)
+            )
     with zipfile.ZipFile(wheel(LM_EVAL)) as archive:
         for name in sorted(n for n in archive.namelist() if n.startswith(WORKED) and n.endswith(".yaml")):
             # Its own tags (such as !function) are not ours to run.
@@ -137,7 +167,9 @@ def harmless() -> list[Example]:
                 question = one["question"].split("\n(A)")[0]
                 answer = one["target"].removeprefix("Let's think step by step.").split("The answer is (")[0].strip()
                 subject = name.removeprefix(WORKED).removesuffix(".yaml")
-                found.append(Example(f"{subject}/{i}", "worked", "worked", question, answer, harm=0, refusal=NONE))
+                found.append(
+                    Example(f"{subject}/{i}", "worked", "worked", question, answer, harm=0, refusal=NONE, risky=0)
+                )
     return found
 
 
@@ -168,7 +200,7 @@ def _scored() -> Iterator[tuple[str, str, str, float]]:
 def split(rows: list[Example], fold: str) -> tuple[list[Example], list[Example]]:
     """Examples to train on, and those of the models a fold leaves out."""
     out = FOLDS[fold]
-    return [r for r in rows if r.source not in out], [r for r in rows if r.source in out]
+    return [r for r in rows if r.source not in out and not r.held], [r for r in rows if r.source in out]
 
 
 def disguised(row: Example, share: float, rng: random.Random) -> Example:

@@ -7,9 +7,10 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ from shard_train.judge_training.network import Network
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the network is trained.
+    """How a judge is trained.
 
     Attributes:
         epochs: passes over the examples.
@@ -31,14 +32,18 @@ class Recipe:
         unasked: share of the examples that come without their request: the same requests, answered by every model,
             would else be learned by heart.
         masked: share of the tokens that are hidden.
-        smoothing: of the action and refusal labels.
+        smoothing: of the labels of action, refusal and risk.
         second: how much GPT-4's label of an action counts beside people's: where two readers differ, neither is sure.
         follows: weight of action 5, which is rare in Do-Not-Answer.
+        harmful: weight of harmful responses, which are rare there too.
+        implied: weight of what harm says of an action that nobody labelled: on a risky request, a harmful response is
+            one of action 5, and a harmless one is not.
+        risky: weight of whether the request is risky.
         rank: of what is kept of each matrix.
         seed: of everything.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     rate: float = 6e-5
     batch: int = 24
     disguised: float = 0.2
@@ -47,16 +52,22 @@ class Recipe:
     smoothing: float = 0.03
     second: float = 0.25
     follows: float = 2.0
+    harmful: float = 4.0
+    implied: float = 0.5
+    risky: float = 0.6
     rank: int = 32
     seed: int = 0
 
 
-def train(rows: list[Example], recipe: Recipe, say: Callable[[str], None] = lambda line: None) -> Network:
+def train(
+    rows: list[Example], recipe: Recipe, device: str = "cpu", say: Callable[[str], None] = lambda line: None
+) -> Network:
     """Train a network.
 
     Args:
         rows: the examples.
         recipe: how.
+        device: where, in torch's words.
         say: told the mean loss and the time after each epoch.
 
     Returns:
@@ -64,7 +75,7 @@ def train(rows: list[Example], recipe: Recipe, say: Callable[[str], None] = lamb
     """
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
-    network = Network()
+    network = Network().to(device)
     tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
     optimizer = _Optimizer(network, recipe, recipe.epochs * math.ceil(len(rows) / recipe.batch))
     network.train()
@@ -72,14 +83,22 @@ def train(rows: list[Example], recipe: Recipe, say: Callable[[str], None] = lamb
     for epoch in range(recipe.epochs):
         losses = []
         for chosen in _batches([disguised(r, recipe.disguised, rng) for r in rows], recipe.batch, rng):
-            loss = _loss(_forward(network, tokens, chosen, recipe, rng), chosen, recipe)
+            asked = [replace(r, request="", risky=None) if rng.random() < recipe.unasked else r for r in chosen]
+            ids, mask = pad(_masked([tokens.pair(r.request, r.response) for r in asked], recipe.masked, rng))
+            loss = _loss(network(_sent(ids, device), _sent(mask, device)), _sent(_aims(asked, recipe), device))
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-        say(f"epoch {epoch + 1} of {recipe.epochs}: loss {np.mean(losses):.3f}, {time.monotonic() - start:.0f} s")
+            losses.append(loss.detach())
+        mean = torch.stack(losses).mean().item()
+        say(f"epoch {epoch + 1} of {recipe.epochs}: loss {mean:.3f}, {time.monotonic() - start:.0f} s")
     optimizer.restore(network)
     network.eval()
     return network
+
+
+def _sent(values: torch.Tensor, device: str) -> torch.Tensor:
+    """The values on a device, without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else values
 
 
 class _Optimizer:
@@ -112,8 +131,7 @@ class _Optimizer:
         self._schedule.step()
         self._adam.zero_grad()
         with torch.no_grad():
-            for exact, half in zip(self._exact, self._half, strict=True):
-                half.copy_(exact)
+            torch._foreach_copy_(self._half, self._exact)
 
     def restore(self, network: Network) -> None:
         """Put the exact weights into the network."""
@@ -131,16 +149,13 @@ def _batches(rows: list[Example], size: int, rng: random.Random) -> Iterator[lis
     yield from found
 
 
-def _forward(network: Network, tokens: Tokens, rows: list[Example], recipe: Recipe, rng: random.Random) -> torch.Tensor:
-    pairs = [tokens.pair("" if rng.random() < recipe.unasked else r.request, r.response) for r in rows]
-    hidden = [[MASK if t not in (CLS, SEP) and rng.random() < recipe.masked else t for t in ids] for ids in pairs]
-    found: torch.Tensor = network(*pad(hidden))
-    return found
+def _masked(rows: list[list[int]], share: float, rng: random.Random) -> list[list[int]]:
+    return [[MASK if t not in (CLS, SEP) and rng.random() < share else t for t in ids] for ids in rows]
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad rows of ids to token ids and mask, each rows x tokens."""
-    shape = len(rows), max(len(ids) for ids in rows)
+    """Pad rows of ids to token ids and mask, each rows x tokens; a multiple of 8, which graphics processors like."""
+    shape = len(rows), math.ceil(max(len(ids) for ids in rows) / 8) * 8
     tokens, mask = torch.full(shape, PAD), torch.zeros(shape, dtype=torch.long)
     for i, ids in enumerate(rows):
         tokens[i, : len(ids)] = torch.tensor(ids)
@@ -148,41 +163,54 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
-def _loss(logits: torch.Tensor, rows: list[Example], recipe: Recipe) -> torch.Tensor:
-    """Cross-entropy of the three heads, each over the examples that have its label, per example of the batch."""
-    weights = torch.tensor([1, 1, 1.3, 1, 1, recipe.follows])
-    actions = [_target(r.action, 6, recipe, r.second) for r in rows]
-    refusals = [_target(r.refusal, 3, recipe) for r in rows]
-    parts = [_classes(logits[:, HEADS["action"]], actions, weights), _classes(logits[:, HEADS["refusal"]], refusals)]
-    known = [i for i, r in enumerate(rows) if r.harm is not None]
-    if known:
-        target = torch.tensor([float(rows[i].harm or 0) for i in known])
-        harm = logits[known, HEADS["harm"].start]
-        parts.append(nn.functional.binary_cross_entropy_with_logits(harm, target, reduction="sum"))
-    return torch.stack(parts).sum() / len(rows)
+AIMS = {"action": slice(0, 6), "not 5": slice(6, 7), "refusal": slice(7, 10), "harm": slice(10, 12), "risky": slice(12, 14)}
+"""Columns of what a response should be: weights of the logarithms of probabilities."""
+
+CLASS_WEIGHTS = (1.0, 1.0, 1.3, 1.0, 1.0)  # of actions 0 to 4; 2 is rare and easily overlooked
 
 
-def _target(label: int | None, classes: int, recipe: Recipe, second: int | None = None) -> list[float] | None:
+def _aims(rows: list[Example], recipe: Recipe) -> torch.Tensor:
+    """What the responses should be, rows x 14 (see `AIMS`); 0 where nobody knows."""
+    found = np.zeros((len(rows), 14), dtype=np.float32)
+    for aim, r in zip(found, rows, strict=True):
+        if r.action is not None:
+            target = _target(r.action, 6, recipe, r.second)
+            aim[AIMS["action"]] = target * (*CLASS_WEIGHTS, recipe.follows)[int(target.argmax())]
+        elif r.harm is not None and r.risky != 0:
+            aim[AIMS["action"].stop - 1 if r.harm else AIMS["not 5"].start] = recipe.implied
+        if r.refusal is not None:
+            aim[AIMS["refusal"]] = _target(r.refusal, 3, recipe)
+        if r.harm is not None and r.risky != 0:
+            aim[AIMS["harm"]] = (recipe.harmful, 0) if r.harm else (0, 1)
+        if r.risky is not None:
+            aim[AIMS["risky"]] = recipe.risky * _target(1 - r.risky, 2, recipe)
+    return torch.from_numpy(found)
+
+
+def _loss(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of all heads, per example of the batch.
+
+    Args:
+        logits: rows x `OUTPUTS`.
+        aims: rows x 14, see `_aims`.
+    """
+    log = nn.functional.logsigmoid
+    action = logits[:, HEADS["action"]].log_softmax(1)
+    refusal = logits[:, HEADS["refusal"]].log_softmax(1)
+    harm, risky = logits[:, HEADS["harm"]], logits[:, HEADS["risky"]]
+    parts = [action, action[:, :-1].logsumexp(1, keepdim=True), refusal, log(harm), log(-harm), log(risky), log(-risky)]
+    found: torch.Tensor = -(aims * torch.cat(parts, dim=1)).sum() / len(aims)
+    return found
+
+
+def _target(label: int, classes: int, recipe: Recipe, second: int | None = None) -> npt.NDArray[np.float32]:
     """Probabilities of the classes: the label, a little of a second reader's, and a trace of all others."""
-    if label is None:
-        return None
     share = 0.0 if second is None else recipe.second
-    found = [recipe.smoothing / classes] * classes
+    found = np.full(classes, recipe.smoothing / classes, dtype=np.float32)
     for known, weight in ((label, 1 - share), (second, share)):
         if known is not None:
             found[known] += (1 - recipe.smoothing) * weight
     return found
-
-
-def _classes(
-    logits: torch.Tensor, targets: list[list[float] | None], weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    known = [i for i, target in enumerate(targets) if target is not None]
-    if not known:
-        return logits.sum() * 0.0
-    target = torch.tensor([targets[i] for i in known])
-    losses = nn.functional.cross_entropy(logits[known], target, reduction="none")
-    return (losses if weights is None else losses * weights[target.argmax(1)]).sum()
 
 
 def threads(number: int) -> None:

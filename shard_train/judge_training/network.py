@@ -1,4 +1,4 @@
-"""The network that is trained: the lower layers of MPNet with one linear layer for three heads.
+"""The network that is trained: the lower layers of MPNet with one linear layer for the heads.
 
 Only a small difference to MPNet is kept. That our own few lines compute what transformers' MPNet computes is tested;
 they are here because its attention is not fused, which costs half the speed on a CPU.
@@ -84,10 +84,10 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not followed by the 
         self.layer.to(torch.bfloat16)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits, pairs x 10."""
+        """Logits, pairs x `OUTPUTS`."""
         kind = self.layer[0].output["dense"].weight.dtype
-        places = torch.arange(tokens.shape[1])
-        near = self.distance(torch.from_numpy(buckets(tokens.shape[1]))).permute(2, 0, 1)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        near = self.distance(torch.from_numpy(buckets(tokens.shape[1])).to(tokens.device)).permute(2, 0, 1)
         bias = (near - 1e4 * (1 - mask[:, None, None, :].float())).to(kind)
         with torch.no_grad():
             x = self.norm(self.word(tokens) + self.position(places + FIRST_POSITION)).to(kind)
@@ -115,6 +115,7 @@ def difference(network: Network, rank: int) -> Learned:
         Arrays by name as `shard_eval.judges.encoder.merged` reads them.
     """
     base = load_file(obtain(MPNET)[0])
+    network = network.cpu()
     found: Learned = {f"head.{n}": w.numpy().astype(np.float32) for n, w in network.head.state_dict().items()}
     for name, weight in network.layer.state_dict().items():
         key = f"encoder.layer.{name}"

@@ -70,13 +70,14 @@ def _or(label: int | None) -> int:
     return MISSING if label is None else label
 
 
-def run(out: Path, recipe: Recipe, say: Say) -> None:
+def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     """Train and measure; leaves weights.safetensors, graph.onnx, decision.json and held_out.csv in a folder.
 
     Args:
         out: the folder.
         recipe: how.
         say: told what happens.
+        device: where to train, in torch's words.
 
     Raises:
         DataError: if the labels are not here.
@@ -85,7 +86,7 @@ def run(out: Path, recipe: Recipe, say: Say) -> None:
     rows = everything()
     _claim(out, recipe, rows)
     (out / "graph.onnx").write_bytes(graph.build())
-    found = held_out_logits(out, rows, recipe, say)
+    found = held_out_logits(out, rows, recipe, say, device)
     lines = [
         held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
         for r, d in zip(found.rows, found.decided(), strict=True)
@@ -102,12 +103,12 @@ def run(out: Path, recipe: Recipe, say: Say) -> None:
     (out / "decision.json").write_text(text + "\n", encoding="utf-8")
 
 
-def train_folds(out: Path, recipe: Recipe, names: Sequence[str], say: Say) -> None:
+def train_folds(out: Path, recipe: Recipe, names: Sequence[str], say: Say, device: str = "cpu") -> None:
     """Train the judges of some folds only, so that several processes or machines can share the work."""
     rows = everything()
     _claim(out, recipe, rows)
     for name in names:
-        _weights(out / f"without-{name}.safetensors", split(rows, name)[0], recipe, say, f"without {name}")
+        _weights(out / f"without-{name}.safetensors", split(rows, name)[0], recipe, say, f"without {name}", device)
 
 
 def _claim(out: Path, recipe: Recipe, rows: list[Example]) -> None:
@@ -119,14 +120,14 @@ def _claim(out: Path, recipe: Recipe, rows: list[Example]) -> None:
     place.write_text(json.dumps(work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say) -> HeldOut:
+def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, device: str = "cpu") -> HeldOut:
     """Logits of the fold judges; each is trained unless its weights are in the folder."""
     found: list[Example] = []
     logits: list[npt.NDArray[np.float32]] = []
     folds: list[str] = []
     for name in FOLDS:
         kept, left = split(rows, name)
-        path = _weights(out / f"without-{name}.safetensors", kept, recipe, say, f"without {name}")
+        path = _weights(out / f"without-{name}.safetensors", kept, recipe, say, f"without {name}", device)
         found += left
         # By the engine and the weights as they are shipped, not by the network as it was trained.
         logits.append(Encoder(path, out / "graph.onnx").logits([(r.request, r.response) for r in left]))
@@ -134,10 +135,12 @@ def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say) ->
     return HeldOut(found, np.concatenate(logits), folds)
 
 
-def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: str) -> Path:
+def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: str, device: str) -> Path:
     if not path.exists():
         say(f"{name}: {len(rows)} examples")
-        learned: dict[str, Any] = difference(train(rows, recipe, lambda line: say(f"{name}: {line}")), recipe.rank)
+        learned: dict[str, Any] = difference(
+            train(rows, recipe, device, lambda line: say(f"{name}: {line}")), recipe.rank
+        )
         unfinished = path.with_suffix(".part")
         save_file(learned, unfinished)
         unfinished.rename(path)
