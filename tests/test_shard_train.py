@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from inspect_ai.model import ChatMessage
 from rich.console import Console
-from test_sft import make_model
+from tiny import make_model
 
 from shard_eval import benchmarks, engine, prompts, solvers, splits
 from shard_eval.cli import main
