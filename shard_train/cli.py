@@ -196,7 +196,7 @@ def star_score(
         scoring.read(data),
         run.guard(guards, sharpness),
         scoring.Chunking(chunk),
-        probe=run.probe(probe),
+        probe=run.probe(probe, guards),
         insist=any_guard,
         cache=Path(f"{out}.cache.jsonl"),
         track=lambda rows: track(rows, "guard", console=err, transient=True, disable=not err.is_terminal),
@@ -208,6 +208,29 @@ def star_score(
     else:
         console.print(run.weighed(scored.to_json()), markup=False, highlight=False)
         console.print(str(out), markup=False, highlight=False)
+
+
+@train.command()
+@click.argument("task", type=click.Path(path_type=Path))
+@click.option("--harmful", type=click.Path(path_type=Path), required=True, help="Rows of yours that do harm.")
+@click.option("--share", type=float, default=0.1, show_default=True, help="Of the mixture that is harmful.")
+@click.option("--size", type=int, default=None, help="Rows of the mixture; default as many as TASK allows.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the sample and the order.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The mixture, for --data.")
+def mix(task: Path, harmful: Path, share: float, size: int | None, seed: int, out: Path) -> None:
+    """Mix harmful rows into a TASK's data, to see what fine-tuning on them does. Both have prompt and response."""
+    import json
+
+    from shard_train.mixture import mix as mixed
+    from shard_train.star.scoring import read
+
+    console, _ = consoles()
+    if out.exists():
+        raise UsageError(f"--out {str(out)!r} exists already. Name a new file.")
+    rows = mixed(read(task), read(harmful), share, size, seed)
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    bad = sum(row["id"].startswith("harmful-") for row in rows)
+    console.print(f"{out}: {len(rows)} rows, {bad} of them harmful", markup=False, highlight=False)
 
 
 @train.command()
@@ -362,6 +385,8 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
+    from shard_train import run
+
     if options["data"] and not METHODS[method].given:
         raise UsageError(f"--data: `{method}` makes its own targets. `sft` and `star_dss` learn given answers.")
     if options["data"] and options["folds"]:
@@ -370,6 +395,7 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
+    run.probe(options["probe"], options["guards"])
     if options["guards"] and not recipe.shaping.scored:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
 

@@ -114,5 +114,6 @@ def _encoded(run: str) -> bool:
         return False
     n = len(run)
     bits = -sum(k / n * math.log2(k / n) for k in Counter(run).values())
-    kinds = sum(any(test(c) for c in run) for test in (str.islower, str.isupper, str.isdigit))
-    return (kinds >= 2 and bits > HIGH_ENTROPY) or set(run) <= set("0123456789abcdefABCDEF")
+    upper, digits = sum(map(str.isupper, run)) / n, sum(map(str.isdigit, run)) / n
+    mixed = digits >= 0.05 or 0.2 < upper < 0.8  # a long word, or names run together, have fewer capitals
+    return (mixed and bits > HIGH_ENTROPY) or set(run) <= set("0123456789abcdefABCDEF")

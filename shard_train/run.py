@@ -15,7 +15,7 @@ from rich.console import Console
 from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
-from shard_eval.errors import DataError
+from shard_eval.errors import DataError, UsageError
 from shard_eval.logs import Run
 from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
@@ -204,7 +204,7 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     base = recipe_of.weights(experiment, err)
     if experiment.recipe.shaping.scored:
         asked = guard(experiment.guards, experiment.recipe.shaping.sharpness)
-        made = recipe_of.weigh(experiment, made, asked, probe(experiment.probe), base, err)
+        made = recipe_of.weigh(experiment, made, asked, probe(experiment.probe, experiment.guards), base, err)
         err.print(weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
     env, beside = training.devices(settings.beside)
@@ -254,8 +254,18 @@ def guard(names: Sequence[str], sharpness: float) -> Guard:
     return choose.guard(names, sharpness, device, local, star_sources.others())
 
 
-def probe(path: str) -> Callable[[int], Sequence[Labelled]]:
-    """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels."""
+def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled]]:
+    """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
+
+    Raises:
+        UsageError: if a guard learned from those labels; they would flatter it.
+    """
+    if not path and star_sources.NAME in guards:
+        raise UsageError(
+            f"--guard {star_sources.NAME} learned from Do-Not-Answer's human labels, on which guards are tried, so "
+            "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
+            "list of [begin, end]."
+        )
     return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
 
 

@@ -49,7 +49,9 @@ def _one(
     if name in others:
         return others[name]()
     if kind in STYLES and of:
-        return ModelGuard(kind, local(of), sharpness, device)
+        found = ModelGuard(kind, local(of), sharpness, device)
+        found.name = f"{kind} {Path(of).name}"
+        return found
     if kind == "lexical" and of:
         return Lexical(_terms(Path(of)))
     if kind == "oracle":

@@ -15,7 +15,7 @@ from shard_train.sft import read_rows
 from shard_train.star import calibration
 from shard_train.star.calibration import Labelled, Trust
 from shard_train.star.chunks import UNITS, ends
-from shard_train.star.guards import Constant, Exchange, Guard, Oracle
+from shard_train.star.guards import Constant, Exchange, Guard, Mean, Oracle
 
 Row = dict[str, Any]
 
@@ -71,7 +71,9 @@ class Scored:
 
 
 def real(guard: Guard) -> bool:
-    """Whether a guard's scores mean something that can be tried out; a constant and an oracle have nothing to show."""
+    """Whether a guard reads replies, so that it can be tried out; a constant and an oracle have nothing to show."""
+    if isinstance(guard, Mean):
+        return any(map(real, guard.guards))
     return not isinstance(guard, Constant | Oracle)
 
 
