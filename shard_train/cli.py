@@ -11,6 +11,9 @@ import click
 from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirmed, consoles, judging, pairs
 from shard_eval.cli_checkpoints import watch
 from shard_eval.errors import UsageError
+from shard_train.methods import METHODS
+from shard_train.recipe import SHAPES
+from shard_train.star.choose import HELP as GUARDS
 
 if TYPE_CHECKING:
     from shard_eval.systems import Decoding, System
@@ -36,6 +39,8 @@ def train() -> None:
     shard train shard --embedded                                  a real small run: no GPU, no key, no hub
     shard train shard --model ./checkpoint --prompts dna,mini     self-reframing distillation
     shard train teacher --model ./small --teacher vllm/LARGE …    the same targets by a larger model
+    shard train star_dss --model … --data MIXED.jsonl --guard G   given answers, shaped by a guard
+    shard train sft --model … --data MIXED.jsonl --shape RULE     given answers, plainly or by another baseline
     shard train watch DIR --base MODEL                            checkpoints that any other trainer writes
     """  # noqa: D301 (click reads the control character)
 
@@ -49,7 +54,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "-p", "--prompts", default=None, help="Benchmarks and .jsonl files of yours, comma-separated."
             ),
-            click.option("--config", type=click.Path(path_type=Path), default=None, help="Recipe; default shard.toml."),
+            click.option("--config", type=click.Path(path_type=Path), default=None, help="Default: the method's."),
             click.option("--teacher", default=None, help="For `teacher`: the larger model, as for `shard score`."),
             click.option(
                 "--targets",
@@ -61,6 +66,15 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--without", type=click.Choice(list(WITHOUT)), default=None, help="Ablation: leave one step out."
             ),
             click.option("--guidelines", default="", help="Folder of category guidelines of another taxonomy."),
+            click.option(
+                "--data", default="", metavar="FILE", help="Learn the answers of this .jsonl; --prompts only scores."
+            ),
+            click.option("--shape", type=click.Choice(SHAPES), default=None, help="What of an answer is learned."),
+            click.option("--guard", "guards", multiple=True, metavar="NAME", help=f"For --shape: {GUARDS}."),
+            click.option(
+                "--probe", default="", metavar="FILE", help="Labelled replies to try the guard on; default DNA's."
+            ),
+            click.option("--any-guard", is_flag=True, help="Also one that cannot tell safe from unsafe."),
             click.option(
                 "--select", type=click.Choice(["none", "judge", "harm_gate"]), default=None, help="Default: recipe's."
             ),
@@ -131,6 +145,119 @@ def shard(**options: Any) -> None:
 def teacher(**options: Any) -> None:
     """The same with targets written by a larger model (--teacher)."""
     _run("teacher", options)
+
+
+@train.command()
+@_options
+def sft(**options: Any) -> None:
+    """Plain fine-tuning on given answers, or with --shape a baseline: rejection, deep_token, kl_only."""
+    _run("sft", options)
+
+
+@train.command("star_dss")
+@_options
+def star_dss(**options: Any) -> None:
+    """STAR-DSS: of given answers, learn what a guard calls safe so far, and hold the rest where it was."""
+    _run("star_dss", options)
+
+
+@train.command("star-score")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The rows with their scores.")
+@click.option("--guard", "guards", multiple=True, required=True, metavar="NAME", help=GUARDS)
+@click.option("--chunk", type=int, default=5, show_default=True, help="Words after which the guard is asked again.")
+@click.option("--sharpness", type=float, default=1.0, show_default=True, help="Divisor of a model guard's logits.")
+@click.option("--probe", default="", metavar="FILE", help="Labelled replies to try the guard on; default DNA's.")
+@click.option("--any-guard", is_flag=True, help="Also one that cannot tell safe from unsafe.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def star_score(
+    data: Path,
+    out: Path,
+    guards: tuple[str, ...],
+    chunk: int,
+    sharpness: float,
+    probe: str,
+    any_guard: bool,
+    as_json: bool,
+) -> None:
+    """Score the answers of DATA: how safe each is so far, after every few words.
+
+    DATA has rows of prompt and response, or the trainer's. The guard is tried on labelled replies first, and refused
+    if it cannot tell safe prefixes from unsafe ones. A stopped pass goes on where it was.
+    """
+    from rich.progress import track
+
+    from shard_eval import report
+    from shard_train import run
+    from shard_train.star import scoring
+
+    console, err = consoles()
+    scored = scoring.score(
+        scoring.read(data),
+        run.guard(guards, sharpness),
+        scoring.Chunking(chunk),
+        probe=run.probe(probe, guards),
+        insist=any_guard,
+        cache=Path(f"{out}.cache.jsonl"),
+        track=lambda rows: track(rows, "guard", console=err, transient=True, disable=not err.is_terminal),
+    )
+    scoring.write(scored, out)
+    Path(f"{out}.cache.jsonl").unlink(missing_ok=True)
+    if as_json:
+        click.echo(report.dumps(scored.to_json()), nl=False)
+    else:
+        console.print(run.weighed(scored.to_json()), markup=False, highlight=False)
+        console.print(str(out), markup=False, highlight=False)
+
+
+@train.command()
+@click.argument("task", type=click.Path(path_type=Path))
+@click.option("--harmful", type=click.Path(path_type=Path), required=True, help="Rows of yours that do harm.")
+@click.option("--share", type=float, default=0.1, show_default=True, help="Of the mixture that is harmful.")
+@click.option("--size", type=int, default=None, help="Rows of the mixture; default as many as TASK allows.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the sample and the order.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The mixture, for --data.")
+def mix(task: Path, harmful: Path, share: float, size: int | None, seed: int, out: Path) -> None:
+    """Mix harmful rows into a TASK's data, to see what fine-tuning on them does. Both have prompt and response."""
+    import json
+
+    from shard_train.mixture import mix as mixed
+    from shard_train.star.scoring import read
+
+    console, _ = consoles()
+    if out.exists():
+        raise UsageError(f"--out {str(out)!r} exists already. Name a new file.")
+    rows = mixed(read(task), read(harmful), share, size, seed)
+    out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    bad = sum(row["id"].startswith("harmful-") for row in rows)
+    console.print(f"{out}: {len(rows)} rows, {bad} of them harmful", markup=False, highlight=False)
+
+
+@train.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lint(data: Path, as_json: bool) -> None:
+    """Look in training DATA for what no guard reads: hidden characters, encoded text. Exit code 1 if there is any.
+
+    Nothing is removed, and no text is printed: rows and kinds only.
+    """
+    from dataclasses import asdict
+
+    from shard_eval import report
+    from shard_train.lint import lint as look
+    from shard_train.star.scoring import read
+
+    console, _ = consoles()
+    rows = read(data)
+    found = look(rows)
+    if as_json:
+        click.echo(report.dumps([asdict(f) for f in found]), nl=False)
+    else:
+        for f in found:
+            console.print(f"row {f.row}, {f.where}: {f.what}, {f.count}", markup=False, highlight=False)
+        console.print(f"{len(rows)} rows, {len({f.row for f in found})} of them to look at", highlight=False)
+    if found:
+        click.get_current_context().exit(1)
 
 
 train.add_command(watch)
@@ -208,7 +335,9 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     if model is None:
         raise UsageError("give the model to train: --model FOLDER, or --embedded for a small run that needs nothing.")
     names = _names(options["prompts"] or ("mini" if embedded else ""))
-    recipe = _recipe(options, embedded)
+    recipe = _recipe(method, options, embedded)
+    given = METHODS[method].given
+    _check_data(method, options, recipe)
     if options["merge"] and recipe.training.kind == "full":
         raise UsageError('--merge: training.kind = "full" leaves whole models, there is no adapter to merge.')
     chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
@@ -225,10 +354,14 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         chain=f"{chain}:{options['guidelines']}" if options["guidelines"] else chain,
         teacher=_system(options["teacher"], None, ()) if options["teacher"] else None,
         selector=selector,
-        recorded=embedded or options["targets"] == "recorded",
+        recorded=embedded or given or options["targets"] == "recorded",
         limit=_positive("--limit", EMBEDDED_ROWS if embedded and options["limit"] is None else options["limit"]),
         scored_limit=_positive("--score-limit", options["score_limit"]),
         folds=options["folds"],
+        data=options["data"],
+        guards=options["guards"],
+        probe=options["probe"],
+        insist=options["any_guard"],
         limits={k: v for k in ("token_limit", "cost_limit") if (v := options[k]) is not None},
         root=options["log_dir"],
     )
@@ -246,13 +379,38 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _recipe(options: dict[str, Any], embedded: bool) -> Recipe:
+def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
+    """Check what the given answers and their guard need, before anything is loaded.
+
+    Raises:
+        UsageError: if something is missing, or has no use.
+    """
+    from shard_train import run
+
+    if options["data"] and not METHODS[method].given:
+        raise UsageError(f"--data: `{method}` makes its own targets. `sft` and `star_dss` learn given answers.")
+    if options["data"] and options["folds"]:
+        raise UsageError("--data with --folds: the file is learned whole, there is nothing to leave out.")
+    if options["data"] and not options["data"].endswith(".jsonl"):
+        raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
+    if recipe.shaping.scored and not options["guards"]:
+        raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
+    run.probe(options["probe"], options["guards"])
+    if options["guards"] and not recipe.shaping.scored:
+        raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
+
+
+def _recipe(method: str, options: dict[str, Any], embedded: bool) -> Recipe:
     from dataclasses import replace
 
     from shard_train import recipe
 
-    path = options["config"] or CONFIGS / ("embedded.toml" if embedded else "shard.toml")
-    found = recipe.load(path)
+    own = CONFIGS / METHODS[method].config
+    found = recipe.load(options["config"] or (CONFIGS / "embedded.toml" if embedded else own))
+    if embedded and not options["config"]:
+        found = replace(found, shaping=recipe.load(own).shaping)
+    if options["shape"]:
+        found = replace(found, shaping=replace(found.shaping, rule=options["shape"]))
     return replace(found, selection=recipe.Selection(options["select"])) if options["select"] else found
 
 

@@ -12,8 +12,8 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.console import Console
 from shard_eval import benchmarks, leaks, solvers
 from shard_eval.errors import UsageError
 from shard_eval.logs import inert_cell
+from shard_eval.packaged import file_sha
 from shard_eval.records import Record, identity, sha256
 from shard_eval.splits import Leak, choose_split
 from shard_eval.systems import Decoding, System, resolve_checkpoint
@@ -30,6 +31,8 @@ from shard_train import generate, select, training
 from shard_train.methods import METHODS
 from shard_train.recipe import Recipe
 from shard_train.sft import Job
+from shard_train.star.calibration import Labelled
+from shard_train.star.guards import Guard
 
 SAMPLE = "shard-eval sample 1"  # decides which prompts a limit takes
 ATTEMPTS = 6  # prompts on which a model is tried that then learns from recorded targets
@@ -83,6 +86,10 @@ class Experiment:
         limit: at most so many training prompts of each benchmark.
         scored_limit: at most so many dev and test prompts of each.
         limits: Inspect's limits per training prompt; one that is met changes the targets.
+        data: a file with the answers to learn, in the place of the benchmarks' training prompts.
+        guards: who says how safe an answer is so far, by their names; several are averaged.
+        probe: file of labelled replies that a guard is tried on; "" for Do-Not-Answer's human labels.
+        insist: train even if the guard cannot tell safe from unsafe prefixes.
     """
 
     method: str
@@ -99,6 +106,10 @@ class Experiment:
     scored_limit: int | None = None
     folds: int = 0
     limits: dict[str, float] = field(default_factory=dict)
+    data: str = ""
+    guards: tuple[str, ...] = ()
+    probe: str = ""
+    insist: bool = False
     root: str = "results"
 
     @cached_property
@@ -116,6 +127,8 @@ class Experiment:
             "limit": self.limit,
             "folds": self.folds,
             **self.limits,
+            **({"data": file_sha(Path(self.data))} if self.data else {}),
+            **({"guards": list(self.guards), "probe": self.probe} if self.recipe.shaping.scored else {}),
         }
 
     @property
@@ -126,8 +139,14 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """Where the run leaves everything but the scored answers."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.method}-{self.student.label}").strip("-.")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.title}-{self.student.label}").strip("-.")
         return Path(self.root) / "experiments" / f"{name}-{self.id}"
+
+    @property
+    def title(self) -> str:
+        """The method's name, with how its targets are learned where that is not said by it."""
+        rule = self.recipe.shaping.rule
+        return self.method if rule in ("sft", self.method) else f"{self.method} {rule}"
 
     @cached_property
     def scored(self) -> tuple[str, ...]:
@@ -185,13 +204,17 @@ def gather(experiment: Experiment, leg: Leg) -> Prompts:
     train: list[Record] = []
     own: list[Record] = []
     sizes = {}
-    for name in experiment.names:
+    for name in (*experiment.names, *([experiment.data] if experiment.data else [])):
         records = benchmarks.load(name).records
-        found = choose_split(records, leg.train)
+        if experiment.data:  # all of the file, and nothing else
+            found = list(records) if name == experiment.data else []
+        else:
+            found = choose_split(records, leg.train)
         if experiment.recorded:
             found = [r for r in found if r.response]
         found = sorted(found, key=lambda r: sha256(SAMPLE + r.prompt_sha))[: experiment.limit]
-        sizes[name] = (len(choose_split(records, leg.dev)), len(choose_split(records, leg.test)))
+        held = [] if name == experiment.data else records
+        sizes[name] = (len(choose_split(held, leg.dev)), len(choose_split(held, leg.test)))
         train += found
         own += found if name.endswith(".jsonl") else []
     gate = leaks.gate(train, {name: f"{leg.dev}+{leg.test}" for name in experiment.names})
@@ -207,6 +230,8 @@ def gather(experiment: Experiment, leg: Leg) -> Prompts:
 
 def attempted(experiment: Experiment, prompts: Prompts) -> tuple[Record, ...]:
     """The prompts that the chain is run on: all, or a few if the targets are recorded."""
+    if METHODS[experiment.method].given:
+        return ()
     return prompts.train[:ATTEMPTS] if experiment.recorded else prompts.train
 
 
@@ -218,6 +243,7 @@ class Trained:
         generated: by the model itself.
         decisions: about every target.
         summary: the trainer's own, with the checkpoints.
+        star: what was seen of the guard that weighed the answers, and what it said of them; empty without one.
     """
 
     leg: Leg
@@ -225,6 +251,7 @@ class Trained:
     generated: generate.Generated
     decisions: tuple[select.Decision, ...]
     summary: dict[str, Any] = field(default_factory=dict)
+    star: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[generate.Target]:
@@ -247,20 +274,17 @@ def make_targets(experiment: Experiment, leg: Leg, prompts: Prompts, console: Co
         LogError, KeyboardInterrupt: as `generate.generate`.
     """
     place = experiment.place(leg)
-    made = generate.generate(
-        attempted(experiment, prompts),
-        experiment.generator,
-        str(place / "generate"),
-        console,
-        cache=cache,
-        **experiment.limits,
-    )
+    tried = attempted(experiment, prompts)
+    made = generate.Generated((), {}, "")
+    if tried:
+        folder = str(place / "generate")
+        made = generate.generate(tried, experiment.generator, folder, console, cache=cache, **experiment.limits)
     targets = generate.recorded(prompts.train).targets if experiment.recorded else made.targets
     rule = experiment.recipe.selection.rule
     decisions = select.select(targets, rule, experiment.selector, str(place / "select"), console, cache=cache)
     found = Trained(leg, prompts, made, tuple(decisions))
-    tried = made.targets if experiment.recorded else ()
-    _write(place / "targets.csv", _table([*(select.Decision(t, "attempt only") for t in tried), *decisions]))
+    attempts = made.targets if experiment.recorded else ()
+    _write(place / "targets.csv", _table([*(select.Decision(t, "attempt only") for t in attempts), *decisions]))
     if not found.rows:
         why = ", ".join(f"{reason} {n}" for reason, n in select.reasons(decisions).items())
         raise UsageError(
@@ -320,7 +344,60 @@ def weights(experiment: Experiment, console: Console) -> Path:
 def job(experiment: Experiment, trained: Trained, base: Path) -> Job:
     """The trainer's job for a leg."""
     place = experiment.place(trained.leg)
-    return Job(str(base), str(place / "data.jsonl"), str(place / "train"), experiment.recipe.training)
+    recipe = experiment.recipe
+    return Job(str(base), str(place / "data.jsonl"), str(place / "train"), recipe.training, recipe.shaping)
+
+
+def weigh(
+    experiment: Experiment,
+    trained: Trained,
+    guard: Guard,
+    probe: Callable[[int], Sequence[Labelled]],
+    base: Path,
+    console: Console,
+) -> Trained:
+    """Write a guard's scores into a leg's data file (`shard_train.star`), or find that none are needed.
+
+    Args:
+        experiment: what is done.
+        trained: the leg, with its data file.
+        guard: who scores.
+        probe: from words per chunk to the labelled replies it is tried on.
+        base: the checkpoint that is trained, for its tokenizer.
+        console: for the progress bar.
+
+    Raises:
+        UsageError: if the guard is not good enough.
+    """
+    from rich.progress import track
+
+    from shard_train.sft import load_tokenizer, read_rows
+    from shard_train.star import scoring
+
+    place, s = experiment.place(trained.leg), experiment.recipe.shaping
+    spans = {r["prompt"][0]["content"]: r["unsafe"] for r in _rows(experiment.data) if r.get("unsafe")}
+    rows = [
+        row | ({"unsafe": spans[row["prompt"][0]["content"]]} if row["prompt"][0]["content"] in spans else {})
+        for row in read_rows(place / "data.jsonl")
+    ]
+    scored = scoring.score(
+        rows,
+        guard,
+        scoring.Chunking(s.chunk, s.unit),
+        probe=probe,
+        insist=experiment.insist,
+        tokenizer=load_tokenizer(str(base)) if s.unit == "tokens" else None,
+        cache=place / "star.jsonl",
+        track=lambda found: track(found, "guard", console=console, transient=True, disable=not console.is_terminal),
+    )
+    scoring.write(scored, place / "data.jsonl")
+    return replace(trained, star=scored.to_json())
+
+
+def _rows(data: str) -> list[dict[str, Any]]:
+    from shard_train.star import scoring
+
+    return scoring.read(Path(data)) if data else []
 
 
 def checkpoint(experiment: Experiment, folder: Path, name: str) -> System:

@@ -16,6 +16,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 KINDS = ("lora", "qlora", "full")
 RULES = ("none", "judge", "harm_gate")
 SWITCH = ("auto", "yes", "no")
+SHAPES = ("sft", "kl_only", "rejection", "deep_token", "star_dss")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,59 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Shaping:
+    """What of an answer is learned, token by token (`shard_train.shaping`).
+
+    Published numbers are STAR-DSS's (arXiv:2505.17196, released code) and Deep Token's (arXiv:2406.05946).
+
+    Attributes:
+        rule: "sft": all of it; "star_dss": what a guard calls safe, the rest is held at the reference; "rejection":
+            answers that the guard calls safe as a whole; "deep_token": tokens that move little, the first ones least;
+            "kl_only": nothing, everything is held (a check).
+        kl: weight of the pull to the reference (lambda, published: 0.5).
+        estimator: of the divergence: "k2" as published, or "k3".
+        chunk: units after which the guard is asked again (M, published: 5).
+        unit: "words" as in the released code, or "tokens" as in the paper.
+        sharpness: divisor of the guard's logits (1 as in the paper; about 0.2 as released).
+        beta_first: how tightly Deep Token holds the first token, (published: 0.5),
+        beta_early: the second to fifth (published: 2),
+        beta_later: and the others (published: 0.1).
+    """
+
+    rule: str = "sft"
+    kl: float = 0.5
+    estimator: str = "k2"
+    chunk: int = 5
+    unit: str = "words"
+    sharpness: float = 1.0
+    beta_first: float = 0.5
+    beta_early: float = 2.0
+    beta_later: float = 0.1
+
+    def __post_init__(self) -> None:
+        _one_of("shaping.rule", self.rule, SHAPES)
+        _one_of("shaping.estimator", self.estimator, ("k2", "k3"))
+        _one_of("shaping.unit", self.unit, ("words", "tokens"))
+        if self.kl < 0:
+            raise UsageError(f"shaping.kl = {self.kl} must not be negative.")
+        for name in ("sharpness", "beta_first", "beta_early", "beta_later"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"shaping.{name} = {getattr(self, name)} must be above 0.")
+        if self.chunk < 1:
+            raise UsageError(f"shaping.chunk = {self.chunk} must be at least 1.")
+
+    @property
+    def scored(self) -> bool:
+        """Whether it needs a guard's scores."""
+        return self.rule in ("star_dss", "rejection")
+
+    @property
+    def referred(self) -> bool:
+        """Whether it needs to know what the model said before the training."""
+        return self.rule in ("star_dss", "kl_only", "deep_token")
+
+
+@dataclass(frozen=True)
 class Scoring:
     """How every arm answers when it is scored; the same for all, so that they differ in one thing.
 
@@ -126,6 +180,7 @@ class Recipe:
     generation: Generation = field(default_factory=Generation)
     selection: Selection = field(default_factory=Selection)
     training: Training = field(default_factory=Training)
+    shaping: Shaping = field(default_factory=Shaping)
     scoring: Scoring = field(default_factory=Scoring)
 
     def __post_init__(self) -> None:
@@ -133,8 +188,11 @@ class Recipe:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """All of it, as JSON."""
-        return asdict(self)
+        """All of it, as JSON; plain fine-tuning needs no shaping."""
+        found = asdict(self)
+        if self.shaping == Shaping():
+            del found["shaping"]
+        return found
 
 
 def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -33,7 +33,8 @@ def targets(outcome: Outcome) -> Grid:
     rows += [("attempts at a rewrite not valid", f"{n}", why) for why, n in generate.attempts(made).items()]
     rows += [(f"selection: {outcome.experiment.recipe.selection.rule}", f"{len(decisions)}", "")]
     rows += [("", f"{n}", why) for why, n in select.reasons(decisions).items()]
-    foot = [f"Targets written by {outcome.experiment.generator.name}."] if not outcome.experiment.recorded else []
+    written = not outcome.experiment.recorded
+    foot = [f"Targets written by {outcome.experiment.generator.name}."] if written else []
     return Grid("training targets", ("step", "prompts", "what became of them"), tuple(rows), (*foot, *outcome.notes))
 
 
@@ -76,6 +77,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             for t in outcome.trained
         ],
         "training": [t.summary for t in outcome.trained],
+        **({"star": [t.star for t in outcome.trained]} if outcome.experiment.recipe.shaping.scored else {}),
         "notes": list(outcome.notes),
         "family": _family(outcome),
     }
@@ -132,7 +134,7 @@ def _curves(outcome: Outcome, err: Console) -> dict[str, bytes]:
     steps = events(outcome.experiment.place(outcome.trained[0].leg) / "train")
     losses = [{"step": float(e["step"]), "loss": float(e["loss"])} for e in steps]
     scores, base = report_checkpoints.points(outcome.result)
-    title = f"{outcome.experiment.method}: {outcome.experiment.student.label}"
+    title = f"{outcome.experiment.title}: {outcome.experiment.student.label}"
     try:
         spec = plots.curves(losses, scores, base, title)
         return {f"curves.{kind}": plots.draw(kind, spec) for kind in ("svg", "png")}

@@ -5,7 +5,7 @@ The trainer is a process of its own, so this one scores: after the training, or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,18 @@ from rich.console import Console
 from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
-from shard_eval.errors import DataError
+from shard_eval.errors import DataError, UsageError
 from shard_eval.logs import Run
 from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
 from shard_train import experiment as recipe_of
-from shard_train import generate, select, training
+from shard_train import generate, lint, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
-from shard_train.sft import PROBE
+from shard_train.methods import METHODS
+from shard_train.sft import PROBE, read_rows
+from shard_train.star import calibration, choose
+from shard_train.star.calibration import Labelled
+from shard_train.star.guards import Guard
 
 UNTRAINED = "the base with this chain, not trained."
 REQUEST = 60  # tokens of a request with its chat template, about
@@ -170,6 +174,8 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
         err.rule(f"targets{name}", align="left")
         made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
         _tell(made, experiment, err)
+        for line in lint_of(experiment, made):
+            err.print(f"look at the data: {line}", style="yellow", markup=False, highlight=False)
         err.rule(f"training{name}", align="left")
         trained.append(_train(experiment, settings, made, err))
     err.rule("scoring", align="left")
@@ -186,7 +192,7 @@ def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
         err.print(f"attempts at a rewrite that were not valid: {failed}", markup=False, highlight=False)
     kept = ", ".join(f"{k} {n}" for k, n in select.reasons(made.decisions).items())
     err.print(f"selection {experiment.recipe.selection.rule}: {kept}", markup=False, highlight=False)
-    if experiment.recorded:
+    if experiment.recorded and not METHODS[experiment.method].given:
         err.print(
             f"Trained on the {len(made.rows)} targets recorded with the prompts, not on what this model wrote.",
             style="bold",
@@ -195,7 +201,12 @@ def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
 
 def _train(experiment: Experiment, settings: Settings, made: Trained, err: Console) -> Trained:
     """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
-    job = recipe_of.job(experiment, made, recipe_of.weights(experiment, err))
+    base = recipe_of.weights(experiment, err)
+    if experiment.recipe.shaping.scored:
+        asked = guard(experiment.guards, experiment.recipe.shaping.sharpness)
+        made = recipe_of.weigh(experiment, made, asked, probe(experiment.probe, experiment.guards), base, err)
+        err.print(weighed(made.star), markup=False, highlight=False)
+    job = recipe_of.job(experiment, made, base)
     env, beside = training.devices(settings.beside)
 
     def meanwhile(complete: list[Path]) -> None:
@@ -221,6 +232,58 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     return replace(made, summary=summary)
 
 
+def guard(names: Sequence[str], sharpness: float) -> Guard:
+    """Who says how safe answers are.
+
+    Args:
+        names: of one guard, or of several that are averaged (`star.choose`).
+        sharpness: divisor of the logits of guards that are language models.
+
+    Raises:
+        UsageError: if there is none, or one that nobody knows.
+    """
+
+    def local(model: str) -> str:
+        if model != "embedded" and not model.endswith(".gguf"):
+            return model
+        from shard_train.convert import kept
+
+        return str(kept(engine.gguf_path(model)))
+
+    device = "cuda" if training.gpus() else "cpu"
+    return choose.guard(names, sharpness, device, local, star_sources.others())
+
+
+def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled]]:
+    """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
+
+    Raises:
+        UsageError: if a guard learned from those labels; they would flatter it.
+    """
+    if not path and star_sources.NAME in guards:
+        raise UsageError(
+            f"--guard {star_sources.NAME} learned from Do-Not-Answer's human labels, on which guards are tried, so "
+            "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
+            "list of [begin, end]."
+        )
+    return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
+
+
+def weighed(star: dict[str, Any]) -> str:
+    """What a guard said of the training answers, and how far to trust it."""
+    trust = star["trust"]
+    seen = "not tried out, for it reads nothing"
+    if trust:
+        seen = (
+            f"AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
+            f"{trust['miss']:.0%} of the unsafe missed"
+        )
+    return (
+        f"guard {star['guard']}: {seen}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
+        f"{star['rows']} whole answers {star['unsafe_rows']:.0%}; mean score {star['mean']:.2f}"
+    )
+
+
 def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> None:
     """Check that the server shows the model a conversation as the trainer did.
 
@@ -239,13 +302,14 @@ def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> 
 
 def _arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
     """The base, its controls, and the checkpoints, in one engine, dtype and decoding."""
-    notes = ["trained on targets recorded with the prompts"] if experiment.recorded else []
+    given = METHODS[experiment.method].given
+    notes = ["trained on targets recorded with the prompts"] if experiment.recorded and not given else []
     notes += ["each prompt answered by the model that was trained without its fold"] if experiment.folds else []
     systems = []
     for number, (path, step) in enumerate(folders, start=1):
         # Steps differ between the folds' runs, and the same checkpoint of all of them is one arm.
         name = f"checkpoint {number}" if experiment.folds else f"step {step}"
-        systems.append((recipe_of.checkpoint(experiment, path, f"{experiment.method} {name}"), step))
+        systems.append((recipe_of.checkpoint(experiment, path, f"{experiment.title} {name}"), step))
     arms = checkpoints.family(experiment.student, systems)
     arms = [replace(a, note="; ".join(notes)) if a.kind == "checkpoint" else a for a in arms]
     first = next(i for i, a in enumerate(arms) if a.kind == "checkpoint")
@@ -305,10 +369,19 @@ def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained
     return checkpoints.conclude_family(arms, {}, joined, ("none", f"{experiment.folds} folds"), settings.terms)
 
 
+def lint_of(experiment: Experiment, trained: Trained) -> list[str]:
+    """What looks hidden or encoded in a leg's training data, by kind, with its rows' number."""
+    found = lint.lint(read_rows(experiment.place(trained.leg) / "data.jsonl"))
+    kinds = {(f.what, f.where): 0 for f in found}
+    for f in found:
+        kinds[f.what, f.where] += 1
+    return [f"{what} in the {where} of {n} rows" for (what, where), n in kinds.items()]
+
+
 def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]) -> list[str]:
     """What a reader must know besides the table."""
     notes = []
-    if experiment.recorded:
+    if experiment.recorded and not METHODS[experiment.method].given:
         tried = [t for leg in trained for t in leg.generated.targets]
         valid = sum(t.usable for t in tried)
         notes.append(
@@ -321,6 +394,12 @@ def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained
         if (chosen_by.model, chosen_by.weights) in graders:
             who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
             notes.append(f"{who} these arms also selected the training data.")
+    for star in (t.star for t in trained if t.star):
+        notes.append(f"Answers weighed by {weighed(star)}.")
+        if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
+            notes.append("The judge that scores these arms also weighed the training data.")
+    for leg in trained:
+        notes += [f"Training data: {line}." for line in lint_of(experiment, leg)]
     cut = sum(int(t.summary.get("truncated", 0)) for t in trained)
     if cut:
         notes.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")

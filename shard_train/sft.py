@@ -22,7 +22,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,8 @@ from shard_eval.errors import ShardError, UsageError
 from shard_eval.packaged import file_sha
 from shard_eval.records import sha256
 from shard_eval.systems import hash_folder
-from shard_train.recipe import Training
+from shard_train.recipe import Shaping, Training
+from shard_train.star.chunks import per_token
 
 EVENTS, MARKER, RESULT, STARTED = "events.jsonl", "COMPLETE.json", "training.json", "job.json"
 # Only a resume needs them, most are pickles, and README.md is an unfilled form.
@@ -52,12 +54,14 @@ class Job:
         data: JSON lines with the rows.
         out: folder for everything the run leaves.
         training: settings.
+        shaping: what of the answers is learned.
     """
 
     base: str
     data: str
     out: str
     training: Training
+    shaping: Shaping = field(default_factory=Shaping)
 
     def write(self, path: Path) -> Path:
         """Write it as JSON; gives the path."""
@@ -75,7 +79,8 @@ class Job:
             settings = found["training"]
             if "targets" in settings:
                 settings["targets"] = tuple(settings["targets"])
-            return cls(found["base"], found["data"], found["out"], Training(**settings))
+            shaping = Shaping(**found.get("shaping", {}))
+            return cls(found["base"], found["data"], found["out"], Training(**settings), shaping)
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is no training job: {error}.") from error
 
@@ -83,16 +88,21 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What the result depends on: content instead of paths."""
         base = hash_folder(Path(self.base)) if Path(self.base).is_dir() else self.base
-        return {"base": base, "data_sha256": file_sha(Path(self.data)), "training": asdict(self.training)}
+        found = {"base": base, "data_sha256": file_sha(Path(self.data)), "training": asdict(self.training)}
+        return found if self.shaping == Shaping() else found | {"shaping": asdict(self.shaping)}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as tokens: the first `prompt` of them are not learnt, `cut` were beyond the longest length."""
+    """A row as tokens: the first `prompt` of them are not learnt, `cut` were beyond the longest length.
+
+    `star` is each token's score, where the row has some; the prompt's count for nothing.
+    """
 
     tokens: list[int]
     prompt: int
     cut: int
+    star: list[float] = field(default_factory=list)
 
 
 def command(job_file: Path, processes: int = 1) -> list[str]:
@@ -182,7 +192,30 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
             "eos_token_id, or an answer that holds such a token itself."
         )
     tokens = whole[: len(prompt) + end + 1]
-    return Encoded(tokens[:max_length], len(prompt), max(0, len(tokens) - max_length))
+    star = _star(row, tokenizer, whole, len(prompt))[: min(len(tokens), max_length)] if "star" in row else []
+    return Encoded(tokens[:max_length], len(prompt), max(0, len(tokens) - max_length), star)
+
+
+def _star(row: dict[str, Any], tokenizer: Any, whole: list[int], prompt: int) -> list[float]:
+    """The score of every token of a rendered row, by where it lies in the answer's text.
+
+    Raises:
+        UsageError: if the template shows another text than the answer, so that nobody knows where a token lies.
+    """
+    content = row["completion"][0]["content"]
+    asked = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+    rendered = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    begin = text.find(content.strip(), len(asked))
+    if begin < 0 or rendered["input_ids"] != whole:
+        raise UsageError(
+            f"row {row['id']!r}: the chat template changes the answer's text, so the scores cannot be given to tokens. "
+            "Use a checkpoint whose template leaves it alone."
+        )
+    begin -= len(content) - len(content.lstrip())
+    places = [(a - begin, b - begin) for a, b in rendered["offset_mapping"][prompt:]]
+    scores = [(int(end), float(score)) for end, score in row["star"]]
+    return [0.0] * prompt + per_token(scores, places)
 
 
 def _stops(base: str, tokenizer: Any) -> list[int]:
@@ -197,7 +230,12 @@ def _stops(base: str, tokenizer: Any) -> list[int]:
     return list(found) if isinstance(found, list) else [found]
 
 
-def _tokenizer(base: str) -> Any:
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer of a base, which must have a chat template.
+
+    Raises:
+        UsageError: if it cannot be loaded, or has none.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -307,17 +345,23 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    from shard_train.shaping import ShapedTrainer, columns
+
     t = job.training
     labels = [[-100] * r.prompt + r.tokens[r.prompt :] for r in rows]
     adapter = LoraConfig(
         r=t.rank, lora_alpha=t.alpha, lora_dropout=t.dropout, target_modules=list(t.targets), task_type="CAUSAL_LM"
     )
     args = _config(job)
+    data: dict[str, Any] = {"input_ids": [r.tokens for r in rows], "labels": labels}
+    shaped = job.shaping.rule != "sft"
+    if shaped:
+        data |= columns([r.star or [1.0] * len(r.tokens) for r in rows])
     try:
-        trainer = SFTTrainer(
+        trainer = (partial(ShapedTrainer, shaping=job.shaping) if shaped else SFTTrainer)(
             model=job.base,
             args=args,
-            train_dataset=Dataset.from_dict({"input_ids": [r.tokens for r in rows], "labels": labels}),
+            train_dataset=Dataset.from_dict(data),
             processing_class=tokenizer,
             peft_config=None if t.kind == "full" else adapter,
         )
@@ -326,6 +370,8 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     trainer.remove_callback(PrinterCallback)
     if not trainer.model_accepts_loss_kwargs:  # without it, tokens of short micro-batches would weigh more
         raise UsageError(f"base {job.base!r}: this architecture cannot normalise the loss over a whole step's tokens.")
+    if job.shaping.referred and t.kind == "full":
+        trainer.remember()
     return trainer
 
 
@@ -353,7 +399,7 @@ class Recorder:
         if "loss" not in logs or not state.is_world_process_zero:
             return
         event = {"step": state.global_step, "steps": state.max_steps, "epoch": round(state.epoch, 4)}
-        event |= {"loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        event |= {k: logs[k] for k in ("loss", "learning_rate", "ce", "kl", "star", "unsafe") if k in logs}
         event |= {"tokens": self.tokens + int(logs["num_tokens"]), "seconds": round(time.monotonic() - self.begun, 3)}
         with (self.out / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
@@ -413,11 +459,17 @@ def _train(job: Job, out: Path, rows: list[dict[str, Any]]) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = Path(job.base)
-    job = Job(str(folder.resolve()) if folder.is_dir() else job.base, job.data, job.out, job.training)
-    tokenizer = _tokenizer(job.base)
+    job = replace(job, base=str(folder.resolve()) if folder.is_dir() else job.base)
+    tokenizer = load_tokenizer(job.base)
     stops = _stops(job.base, tokenizer)
+    if job.shaping.rule == "rejection":  # one verdict on the whole answer
+        rows = [row | {"star": row["star"][-1:]} if "star" in row else row for row in rows]
     encoded = [encode(row, tokenizer, stops, job.training.max_length) for row in rows]
     used = [e for e in encoded if len(e.tokens) > e.prompt]
+    bare = next((row["id"] for row in rows if job.shaping.scored and "star" not in row), None)
+    if bare is not None:
+        rule = job.shaping.rule
+        raise UsageError(f"shaping.rule = {rule!r} needs scores, row {bare!r} has none. Score the data first.")
     if not used:
         raise UsageError(f"training.max_length = {job.training.max_length} leaves nothing of any answer. Raise it.")
 
@@ -494,7 +546,7 @@ def merge(base: str, adapter: str, out: str) -> Path:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype)
     merged.save_pretrained(partial)
-    _tokenizer(adapter).save_pretrained(partial)
+    load_tokenizer(adapter).save_pretrained(partial)
     os.replace(partial, folder)
     return folder
 

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from inspect_ai.model import ChatMessage
 from rich.console import Console
-from test_sft import make_model
+from tiny import make_model
 
 from shard_eval import benchmarks, engine, prompts, solvers, splits
 from shard_eval.cli import main
@@ -388,19 +388,24 @@ def test_every_method_says_who_writes_its_targets() -> None:
     assert METHODS["teacher"].system(student, large, "shard_reframe", settings).label == "large"
     with pytest.raises(UsageError, match="needs a --teacher"):
         METHODS["teacher"].system(student, None, "shard_reframe", settings)
-    with pytest.raises(UsageError, match="takes no --teacher"):
-        METHODS["shard"].system(student, large, "shard_reframe", settings)
+    for name in ("shard", "sft", "star_dss"):
+        with pytest.raises(UsageError, match="takes no --teacher"):
+            METHODS[name].system(student, large, "shard_reframe", settings)
 
 
 # --- recipes and guidelines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["shard", "embedded", "small"])
+@pytest.mark.parametrize("name", ["shard", "embedded", "small", "sft", "star_dss"])
 def test_the_recipes_that_come_with_the_package_are_read(name: str) -> None:
     found = recipe.load(Path(recipe.__file__).parent / "configs" / f"{name}.toml")
     assert found.training.rank == 16 and found.training.alpha == 32
     if name == "shard":
         assert found == recipe.Recipe()  # the defaults are the published values
+    if name == "star_dss":
+        assert found.shaping == recipe.Shaping("star_dss")  # the same
+        plain = recipe.load(Path(recipe.__file__).parent / "configs" / "sft.toml")
+        assert replace(plain, shaping=found.shaping) == found  # the two differ in the loss alone
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ CHOICES = {"intent": INTENTS, "split": SPLITS}
 LABELS = ("category", "type", "risk_area", "cluster")
 TEXTS = ("need", "withhold", "response")
 KEYS = ("prompt", "id", *LABELS, "level", *CHOICES, *TEXTS)
-IGNORED = ("reframed_prompt", "response_mode", "reformulated_component", "preserved_need", "draft_response")
+IGNORED = ("reframed_prompt", "response_mode", "reformulated_component", "preserved_need", "draft_response", "unsafe")
 """What training reads from the same file."""
 
 LONGEST_LABEL = 200

@@ -1,4 +1,4 @@
-"""What a method is: a name, and who makes the training targets with which chain."""
+"""What a method is: who makes the training targets with which chain, and what of them is learned."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from shard_train.recipe import Generation
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make training targets.
+    """A way to train.
 
     Attributes:
         name: in commands and tables.
         title: one line for `--help` and model cards.
         generator: from (the model to train, the teacher if one was given) to the model that writes the targets.
+        config: its published settings, a file of `shard_train/configs`.
+        given: the targets are the answers that come with the prompts, and nobody writes any.
     """
 
     name: str
     title: str
     generator: Callable[[System, System | None], System]
+    config: str = "shard.toml"
+    given: bool = False
 
     def system(self, student: System, teacher: System | None, chain: str, generation: Generation) -> System:
         """The System that writes the targets: its chain is the solver, its decoding the recipe's.
@@ -46,3 +50,10 @@ def somebody_else(student: System, teacher: System | None) -> System:
     if teacher is None:
         raise UsageError("this method needs a --teacher: the larger model that writes the targets.")
     return teacher
+
+
+def nobody(student: System, teacher: System | None) -> System:
+    """Nobody: the answers are given, and the student stands for them."""
+    if teacher is not None:
+        raise UsageError("this method learns the answers that come with the data and takes no --teacher.")
+    return student

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig
-from test_sft import SENTENCES, tokenizer
+from tiny import SENTENCES, tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer

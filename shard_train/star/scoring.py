@@ -1,0 +1,197 @@
+"""Give every reply of a data file its STAR scores: its row's `star`, [[end, score], …] in characters of the reply."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shard_eval.errors import UsageError
+from shard_eval.records import sha256
+from shard_train.sft import read_rows
+from shard_train.star import calibration
+from shard_train.star.calibration import Labelled, Trust
+from shard_train.star.chunks import UNITS, ends
+from shard_train.star.guards import Constant, Exchange, Guard, Mean, Oracle
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How replies are cut.
+
+    Attributes:
+        size: units per chunk (M, published: 5).
+        unit: "words" as in the released code, or "tokens" of the model that is trained, as in the paper.
+    """
+
+    size: int = 5
+    unit: str = "words"
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UsageError(f"chunk unit {self.unit!r} is unknown. Known: {', '.join(UNITS)}.")
+        if self.size < 1:
+            raise UsageError(f"chunks of {self.size}: give a number of at least 1.")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A data file with scores.
+
+    Attributes:
+        rows: as they were, each with `star`.
+        guard: its name.
+        trust: what was seen of the guard; None for those that are no guards of anything real.
+        chunking: how replies were cut.
+    """
+
+    rows: tuple[Row, ...]
+    guard: str
+    trust: Trust | None
+    chunking: Chunking
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands next to a result that was trained with it."""
+        values = [score for row in self.rows for _, score in row["star"]]
+        return {
+            "guard": self.guard,
+            "trust": self.trust.to_json() if self.trust else None,
+            "chunking": asdict(self.chunking),
+            "rows": len(self.rows),
+            "chunks": len(values),
+            "mean": sum(values) / len(values),
+            "unsafe_chunks": sum(v < 0.5 for v in values) / len(values),
+            "unsafe_rows": sum(row["star"][-1][1] < 0.5 for row in self.rows) / len(self.rows),
+        }
+
+
+def real(guard: Guard) -> bool:
+    """Whether a guard reads replies, so that it can be tried out; a constant and an oracle have nothing to show."""
+    if isinstance(guard, Mean):
+        return any(map(real, guard.guards))
+    return not isinstance(guard, Constant | Oracle)
+
+
+def exchange(row: Row) -> Exchange:
+    """A training row as a guard sees it."""
+    spans = tuple((int(a), int(b)) for a, b in row.get("unsafe", ()))
+    return Exchange(tuple(row["prompt"]), row["completion"][0]["content"], spans)
+
+
+def score(
+    rows: Sequence[Row],
+    guard: Guard,
+    chunking: Chunking,
+    *,
+    probe: Callable[[int], Sequence[Labelled]],
+    insist: bool = False,
+    tokenizer: Any = None,
+    cache: Path | None = None,
+    track: Callable[[Sequence[Row]], Iterable[Row]] = iter,
+) -> Scored:
+    """Try a guard out, then score every reply.
+
+    Args:
+        rows: training rows (`sft.read_rows`).
+        guard: who scores.
+        chunking: how replies are cut.
+        probe: from words per chunk to the labelled replies the guard is tried on.
+        insist: use the guard even if it cannot tell safe from unsafe prefixes.
+        tokenizer: of the model that is trained, where tokens are counted; it must give offsets.
+        cache: file that keeps finished scores by content, so that a stopped pass goes on.
+        track: for a progress bar.
+
+    Raises:
+        UsageError: if the guard is not good enough, or tokens are to be counted without a tokenizer.
+    """
+    if chunking.unit == "tokens" and tokenizer is None:
+        raise UsageError("chunks of tokens need the tokenizer of the model that is trained. Name it, or count words.")
+    trust = None
+    if real(guard):
+        trust = calibration.try_out(guard, probe(chunking.size))
+        calibration.require(trust, guard.name, insist)
+    kept = _Kept(cache)
+    found = []
+    for row in track(rows):
+        one = exchange(row)
+        cut = ends(one.reply, chunking.size, _offsets(tokenizer, one.reply) if chunking.unit == "tokens" else None)
+        key = sha256(json.dumps([guard.identity, asdict(one), cut], sort_keys=True))
+        raw = kept.get(key) or kept.put(key, guard.score(one, cut))
+        scores = trust.calibrated(raw) if trust else raw
+        found.append({**row, "star": [[end, round(value, 6)] for end, value in zip(cut, scores, strict=True)]})
+    return Scored(tuple(found), guard.name, trust, chunking)
+
+
+def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [(int(a), int(b)) for a, b in found]
+
+
+class _Kept:
+    """Finished scores by content; a line that a kill cut short is forgotten."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._found: dict[str, list[float]] = {}
+        if path is not None and path.is_file():
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            self._found = dict(json.loads(line) for line in lines)
+            path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    def get(self, key: str) -> list[float] | None:
+        return self._found.get(key)
+
+    def put(self, key: str, scores: list[float]) -> list[float]:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, scores]) + "\n")
+        return scores
+
+
+def read(path: Path) -> list[Row]:
+    """Read a data file: training rows, or rows of prompt and response as for own prompts.
+
+    Raises:
+        UsageError: if it cannot be read, or a row has no answer; names the row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UsageError(f"data {str(path)!r} cannot be read: {error.strerror}.") from error
+    first = next((line for line in lines if line.strip()), "")
+    try:
+        plain = isinstance(json.loads(first or "{}").get("prompt"), str)
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"the first row of {path} is no JSON object: {error}.") from error
+    if not plain:
+        return read_rows(path)
+    rows = []
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            asked = {"role": "user", "content": row["prompt"]}
+            answer = {"role": "assistant", "content": row["response"]}
+            if not row["response"].strip():
+                raise ValueError("the response is empty")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"line {n} of {path} has no prompt and response: {error!r}.") from error
+        more = {"unsafe": row["unsafe"]} if "unsafe" in row else {}
+        rows.append({"id": str(row.get("id", n)), "prompt": [asked], "completion": [answer], **more})
+    return rows
+
+
+def write(scored: Scored, path: Path) -> None:
+    """Write the rows, and beside them what stands next to a result: PATH and PATH.star.json."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored.rows)
+    for place, content in ((path, text), (Path(f"{path}.star.json"), json.dumps(scored.to_json(), indent=1) + "\n")):
+        unfinished = place.with_name(place.name + ".tmp")
+        unfinished.write_text(content, encoding="utf-8")
+        os.replace(unfinished, place)
