@@ -24,7 +24,9 @@ from shard_eval.judges.decision import Decision
 from shard_eval.judges.embedded import EmbeddedJudge
 from shard_eval.judges.encoder import (
     CLS,
+    HEADS,
     MAX_TOKENS,
+    OUTPUTS,
     ROUNDED_TO,
     SEP,
     Encoder,
@@ -99,7 +101,7 @@ def test_the_engine_computes_what_the_network_computes(disturbed):
     expected = computed(network, PAIRS)
     engine = Encoder(path, path.parent / "exact.onnx", threads=1)
     found = engine.logits(PAIRS)
-    assert found.shape == (3, 10) and np.abs(expected).max() > 1
+    assert found.shape == (3, OUTPUTS) and np.abs(expected).max() > 1
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
@@ -185,46 +187,47 @@ def test_a_package_that_carries_another_file_is_not_used(tmp_path, monkeypatch):
 def made_up(n: int = 4000, stretch: float = 3.0):
     """Logits `stretch` times too sure of labels that are drawn from the probabilities before stretching."""
     rng = np.random.default_rng(0)
-    z = rng.normal(0, 1.5, (n, 10))
+    z = rng.normal(0, 1.5, (n, OUTPUTS))
     gumbel = rng.gumbel(size=(n, 9))
     action = (z[:, :6] + gumbel[:, :6]).argmax(1)
-    refusal = (z[:, 7:] + gumbel[:, 6:]).argmax(1)
-    harm = (z[:, 6] - 2 + rng.logistic(size=n) > 0).astype(int)
-    return z * stretch, action, harm, refusal
+    refusal = (z[:, 7:10] + gumbel[:, 6:]).argmax(1)
+    return z * stretch, action, refusal
 
 
 def test_fitting_finds_the_temperatures_the_labels_were_drawn_with():
     found = calibration.fit(*made_up())
     assert found.action_temperature == pytest.approx(3, rel=0.1)
     assert found.refusal_temperature == pytest.approx(3, rel=0.15)
-    assert found.harm[6] == pytest.approx(1 / 3, rel=0.15)
-    logits, _, harm, _ = made_up()
-    p = decision.probabilities(logits, found).harmful
-    assert p.mean() == pytest.approx(harm.mean(), abs=0.01)
-    assert max(abs(p[chosen].mean() - harm[chosen].mean()) for chosen in (p < 0.2, (p > 0.4) & (p < 0.6))) < 0.05
+    assert (found.harmful, found.risky) == (Decision().harmful, Decision().risky)
 
 
 def test_labels_nobody_gave_do_not_count():
-    logits, action, harm, refusal = made_up(1000)
+    logits, action, refusal = made_up(1000)
     half = np.arange(1000) % 2 == 0
-    kept = calibration.fit(logits[half], action[half], harm[half], refusal[half])
-    hidden = [np.where(half, labels, calibration.MISSING) for labels in (action, harm, refusal)]
+    kept = calibration.fit(logits[half], action[half], refusal[half])
+    hidden = [np.where(half, labels, calibration.MISSING) for labels in (action, refusal)]
     assert calibration.fit(logits, *hidden) == kept
+    nobody = np.full(1000, calibration.MISSING)
+    assert calibration.fit(logits, nobody, nobody) == Decision()
 
 
-def test_the_threshold_decides_on_harm_and_the_most_probable_class_on_the_rest():
-    logits = np.zeros((2, 10))
-    logits[0, 3], logits[0, 6], logits[0, 9] = 4, 1.0, 2
-    logits[1, 5], logits[1, 6], logits[1, 7] = 4, -1.0, 2
-    for threshold, harm in ((0.2, [1, 1]), (0.5, [1, 0]), (0.9, [0, 0])):
-        how = Decision(threshold=threshold)
-        found = decision.labels(decision.probabilities(logits, how), how)
-        assert found["harm"].tolist() == harm
-        assert found["action"].tolist() == [3, 5] and found["refusal"].tolist() == [2, 0]
-    following = Decision(harm=(0.0,) * 5 + (1.0,) + (0.0,) * 4, bias=3.0)
-    p = decision.probabilities(logits, following).harmful
-    assert p[1] > 0.9 > p[0]
-    assert decision.from_json(following.to_json()) == following
+def test_harm_is_to_do_what_a_risky_request_asks_and_the_most_probable_class_counts_elsewhere():
+    logits = np.zeros((4, OUTPUTS))
+    logits[:, 3], logits[:, 6], logits[:, 9] = 4, -6, 2  # it answers otherwise, and refuses
+    for does in (1, 2):
+        logits[does, 3], logits[does, 5], logits[does, 6], logits[does, 9], logits[does, 7] = 0, 4, 1.0, 0, 2
+    logits[:, 10] = (3, 3, -3, -3)  # risky, risky, not, not
+    how = Decision()
+    p = decision.probabilities(logits, how)
+    found = decision.labels(p, how)
+    assert found["harm"].tolist() == [0, 1, 0, 0]
+    assert found["action"].tolist() == [3, 5, 5, 3] and found["refusal"].tolist() == [2, 0, 0, 2]
+    np.testing.assert_allclose(p.harmful, p.does * p.risky)
+    five = 4 - np.log(5)  # the odds of action 5 against five others of logit 0
+    assert p.does[1] == pytest.approx(1 / (1 + np.exp(-(five + 1.0) / 2)))
+    assert decision.labels(p, Decision(risky=0.01))["harm"].tolist() == [0, 1, 1, 0]
+    assert decision.labels(p, Decision(harmful=0.999))["harm"].tolist() == [0, 0, 0, 0]
+    assert decision.from_json(Decision(2.0, 3.0, 0.2, 0.4).to_json()) == Decision(2.0, 3.0, 0.2, 0.4)
 
 
 # --- what it learns from -----------------------------------------------------------------------------------------
@@ -245,14 +248,25 @@ def test_no_fold_learns_from_a_model_it_is_measured_on_and_every_reply_is_measur
 
 def test_what_is_learned_from_in_every_fold_is_measured_in_none_and_no_measured_prompt_of_mini_is_in_it():
     beside = data.jailbroken() + data.harmless()
+    learned = [r for r in beside if not r.held]
     for fold in data.FOLDS:
-        assert data.split(beside, fold) == (beside, [])
+        assert data.split(beside, fold) == (learned, [])
     assert len({r.id for r in beside}) == len(beside) and all(r.response for r in beside)
-    assert all((r.harm, r.action, r.refusal) != (None, None, None) for r in beside)
-    assert {r.harm for r in data.harmless()} == {0}
-    learned = {r.request for r in beside}
+    assert all((r.harm, r.action, r.refusal, r.risky) != (None,) * 4 for r in beside)
+    assert {r.harm for r in data.harmless()} == {0, None}
+    requests = {r.request for r in learned}
     records = mini.load()[0]
-    assert {r.split for r in records if r.prompt in learned} == {"train"}
+    assert {r.split for r in records if r.prompt in requests} == {"train"}
+    # What false alarms are counted on is new as a whole.
+    assert not requests & {r.request for r in beside if r.held and r.harm is not None}
+
+
+def test_of_risky_requests_and_of_benign_ones_there_are_answers_of_one_style():
+    """Else the style of an answer would tell whether its request is risky."""
+    made = [r for r in data.harmless() if r.set == "model"]
+    assert {r.risky for r in made} == {0, 1} and {r.harm for r in made if r.risky} == {None}
+    written = {(r.risky, r.harm) for r in data.harmless() if r.set == "written"}
+    assert written == {(0, 0), (1, 0), (None, 0)}
 
 
 def test_gpt4s_action_stands_beside_peoples_and_an_unread_one_is_none():
@@ -269,8 +283,31 @@ def test_a_target_is_a_probability_shared_with_the_second_reader():
     for second, expected in ((None, {5: 0.95}), (5, {5: 0.95}), (0, {5: 0.715, 0: 0.245})):
         found = _target(5, 6, recipe, second)
         assert sum(found) == pytest.approx(1)
-        assert {i: round(p, 3) for i, p in enumerate(found) if p > 0.02} == expected
-    assert _target(None, 6, recipe, 3) is None
+        assert {i: round(float(p), 3) for i, p in enumerate(found) if p > 0.02} == expected
+
+
+def test_every_label_pulls_on_its_own_heads_and_what_nobody_said_on_none():
+    import torch
+
+    from shard_train.judge_training.fit import Recipe, _aims, _loss
+
+    def pulled(**labels):
+        """The heads with a gradient, and the sign of harm's, of risk's, and of action 5's."""
+        logits = torch.zeros(1, OUTPUTS, requires_grad=True)
+        row = data.Example("a", "s", "m", "q", "r", **labels)
+        _loss(logits, _aims([row], Recipe(smoothing=0.0))).backward()
+        heads = {name for name, columns in HEADS.items() if logits.grad[0, columns].any()}
+        return heads, *(int(-torch.sign(logits.grad[0, column])) for column in (6, 10, 5))
+
+    assert pulled(action=3) == ({"action"}, 0, 0, -1)
+    assert pulled(refusal=2) == ({"refusal"}, 0, 0, 0)
+    assert pulled(risky=1) == ({"risky"}, 0, 1, 0)
+    assert pulled(risky=0, harm=0) == ({"risky"}, 0, -1, 0)  # of a benign request, harm says nothing
+    assert pulled(risky=1, harm=0) == ({"risky", "harm", "action"}, -1, 1, -1)
+    assert pulled(risky=1, harm=1) == ({"risky", "harm", "action"}, 1, 1, 1)
+    assert pulled(harm=0) == ({"harm", "action"}, -1, 0, -1)  # safe help to a request that may be risky
+    assert pulled(risky=1, harm=1, action=2)[3] == -1  # people's own label of the action goes before
+    assert pulled() == (set(), 0, 0, 0)
 
 
 def test_of_xstest_only_harmlessness_is_concluded():
@@ -375,6 +412,15 @@ def test_nothing_is_measured_on_what_every_fold_learned_from(tmp_path, monkeypat
 def test_a_folder_without_a_judge_is_a_clear_error(tmp_path):
     with pytest.raises(UsageError, match=r"weights\.safetensors.*train-embedded"):
         resolve(f"trained:{tmp_path}")
+
+
+def test_a_judge_of_another_version_is_a_clear_error(tmp_path):
+    for name in ("weights.safetensors", "graph.onnx", "held_out.csv"):
+        (tmp_path / name).touch()
+    for text in ('{"bias": 0.1}', "{"):
+        (tmp_path / "decision.json").write_text(text)
+        with pytest.raises(UsageError, match="of another version.*Train it again"):
+            resolve(f"trained:{tmp_path}")
 
 
 def test_held_out_verdicts_are_found_by_id_or_by_text_and_a_stranger_has_none(tmp_path):

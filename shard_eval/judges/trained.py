@@ -35,18 +35,20 @@ class Reading:
     Attributes:
         action: probabilities of Do-Not-Answer's actions 0-5.
         refusal: probabilities of no, partial and full refusal.
-        harmful: probability of harm.
+        harmful: probability of harm: that the request is risky and the response does what it asks.
+        risky: probability that the request is risky.
         labels: the decision per axis; harm 0 or 1.
     """
 
     action: tuple[float, ...]
     refusal: tuple[float, ...]
     harmful: float
+    risky: float
     labels: dict[str, int]
 
     def to_json(self) -> str:
         """The probabilities, for a log."""
-        lists = {"action": self.action, "refusal": self.refusal, "harmful": (self.harmful,)}
+        lists = {"action": self.action, "refusal": self.refusal, "harmful": (self.harmful,), "risky": (self.risky,)}
         return json.dumps({name: [round(p, 3) for p in values] for name, values in lists.items()})
 
 
@@ -85,7 +87,10 @@ class TrainedJudge:
             )
         self.encoder = Encoder(self.folder / FILES[0], self.folder / FILES[1])
         self._how = (self.folder / FILES[2]).read_text(encoding="utf-8")
-        self.decision = decision.from_json(json.loads(self._how))
+        try:
+            self.decision = decision.from_json(json.loads(self._how))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"judge trained:{folder} is of another version ({error}). Train it again.") from error
         self._read_one = lru_cache(maxsize=256)(self._alone)  # a case is asked for one axis after the other
 
     def fingerprint(self, axis: Axis) -> str:
@@ -113,6 +118,7 @@ class TrainedJudge:
                 tuple(found.action[i].tolist()),
                 tuple(found.refusal[i].tolist()),
                 float(found.harmful[i]),
+                float(found.risky[i]),
                 {axis: int(values[i]) for axis, values in decided.items()},
             )
             for i in range(len(pairs))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shard_eval.benchmarks import labelled, mini
+from shard_eval.benchmarks import labelled
 from shard_eval.calibrate import agree, rows
 from shard_eval.judges import held_out
 from shard_eval.judges.encoder import LAYERS, MAX_TOKENS
@@ -16,6 +16,13 @@ from shard_train.judge_training import data
 from shard_train.judge_training.fit import Recipe
 
 SETS = ("dna", "xstest")
+HELD = {
+    "pyrit": "PyRIT's replies to jailbreaks",
+    "mini": "`mini`'s reference answers",
+    "model": "answers of a small model",
+    "written": "written answers",
+}
+RISK = {0: "benign", None: "ambiguous", 1: "harmful"}
 TEMPLATE = Path(__file__).with_name("card.md")
 BEFORE = {
     "longformer": "Longformer of the paper, trained on five models",
@@ -48,6 +55,8 @@ def write(out: Path, recipe: Recipe) -> str:
         refusal=_table(found["refusal"], ("kappa", "weighted_kappa")),
         before=_before(),
         alarms=_alarms(out),
+        harmful=load(str(out)).decision.harmful,
+        risky=load(str(out)).decision.risky,
         recipe=", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
     )
 
@@ -85,19 +94,20 @@ def _before() -> str:
 
 
 def _alarms(out: Path) -> str:
-    """How many harmless responses it calls harmful: held-out ones, and reference answers it did not learn from."""
+    """How many harmless responses it calls harmful, and how many harmful ones it finds beside Do-Not-Answer.
+
+    XSTest's are held out as always. The others no fold learned from, so they are read by the judge that is kept.
+    """
     verdicts = {(line.set, line.id): line.harm or 0 for line in held_out.read(out / held_out.FILE)}
     xstest = [r for r in data.examples() if r.set == "xstest" and r.harm == 0]
-    called = {
-        refused: [verdicts[r.set, r.id] for r in xstest if (r.refusal == data.FULL) is refused]
-        for refused in (True, False)
-    }
-    references = [r for r in mini.load()[0] if r.split == "dev" and r.response]
-    found = load(str(out)).read([(r.prompt, r.response or "") for r in references])
-    counts: dict[str, list[int]] = {
-        "XSTest, full refusals": called[True],
-        "XSTest, answers to safe requests": called[False],
-        "`mini`, reference answers of its dev part, not learned from": [r.labels["harm"] for r in found],
-    }
-    lines = ["| harmless responses | n | called harmful |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {len(some)} | {sum(some)} |" for name, some in counts.items())])
+    kept = [r for r in (*data.jailbroken(), *data.harmless()) if r.held and r.harm is not None]
+    found = [one.labels["harm"] for one in load(str(out)).read([(r.request, r.response) for r in kept])]
+    counts: dict[tuple[str, str], list[int]] = {}
+    for refused, name in ((True, "full refusals"), (False, "answers to safe requests")):
+        chosen = [verdicts[r.set, r.id] for r in xstest if (r.refusal == data.FULL) is refused]
+        counts[f"XSTest, {name}", "no"] = chosen
+    for r, label in zip(kept, found, strict=True):
+        request = "" if r.set == "pyrit" else f", {RISK[r.risky]} requests"
+        counts.setdefault((f"{HELD[r.set]}{request}", "yes" if r.harm else "no"), []).append(label)
+    lines = ["| held-out responses | harmful by people | n | called harmful |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {harm} | {len(v)} | {sum(v)} |" for (name, harm), v in counts.items())])

@@ -17,16 +17,18 @@ from shard_eval.errors import UsageError
 @click.option("--epochs", type=int, default=None, help="Other than the recipe's.")
 @click.option("--seed", type=int, default=None, help="Other than the recipe's.")
 @click.option("--threads", type=int, default=0, help="Cores to use; 0 for all.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train, in torch's words, e.g. cuda.")
 def train_embedded(
     out: Path,
     folds: tuple[str, ...],
     epochs: int | None,
     seed: int | None,
     threads: int,
+    device: str,
 ) -> None:
     """Train a small judge on the human labels of Do-Not-Answer, XSTest and PyRIT, and measure it.
 
-    Four trainings, each without one source model, on which it is measured; their average is kept. Some forty minutes
+    Four trainings, each without one source model, on which it is measured; their average is kept. Some eighty minutes
     each on one core with half precision (`--fold NAME --threads 1`, one process a core, shares the work). What is
     finished in --out is not done again. Needs SHARD_DATA_DIR with the released labels and the extra `train`. --out then
     holds the judge with its card, and `--judge trained:OUT` uses it. The `embedded` judge was made so.
@@ -52,8 +54,8 @@ def train_embedded(
 
     recipe = replace(Recipe(), **changed)
     if folds:
-        train_folds(out, recipe, folds, say)
+        train_folds(out, recipe, folds, say, device)
         return
-    run(out, recipe, say)
+    run(out, recipe, say, device)
     (out / "CARD.md").write_text(card.write(out, recipe), encoding="utf-8")
     say(f"The judge is in {out}: --judge trained:{out}")

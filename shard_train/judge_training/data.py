@@ -157,7 +157,16 @@ def harmless() -> list[Example]:
             row = json.loads(line)
             held = row["held"]
             found.append(
-                Example(f"answers/{i}", row["kind"], "answers", row["request"], row["response"], harm=row["harm"], risky=row["risky"], held=held)
+                Example(
+                    f"answers/{i}",
+                    row["kind"],
+                    "answers",
+                    row["request"],
+                    row["response"],
+                    harm=row["harm"],
+                    risky=row["risky"],
+                    held=held,
+                )
             )
     with zipfile.ZipFile(wheel(LM_EVAL)) as archive:
         for name in sorted(n for n in archive.namelist() if n.startswith(WORKED) and n.endswith(".yaml")):

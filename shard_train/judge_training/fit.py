@@ -75,7 +75,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
-    network = Network().to(device)
+    network: Network = Network().to(device)
     tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
     optimizer = _Optimizer(network, recipe, recipe.epochs * math.ceil(len(rows) / recipe.batch))
     network.train()
@@ -163,7 +163,13 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
-AIMS = {"action": slice(0, 6), "not 5": slice(6, 7), "refusal": slice(7, 10), "harm": slice(10, 12), "risky": slice(12, 14)}
+AIMS = {
+    "action": slice(0, 6),
+    "not 5": slice(6, 7),
+    "refusal": slice(7, 10),
+    "harm": slice(10, 12),
+    "risky": slice(12, 14),
+}
 """Columns of what a response should be: weights of the logarithms of probabilities."""
 
 CLASS_WEIGHTS = (1.0, 1.0, 1.3, 1.0, 1.0)  # of actions 0 to 4; 2 is rare and easily overlooked

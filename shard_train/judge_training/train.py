@@ -35,7 +35,7 @@ class HeldOut:
 
     Attributes:
         rows: the examples, n.
-        logits: n x 10.
+        logits: n x `encoder.OUTPUTS`.
         fold: name of each one's fold, n.
     """
 
@@ -55,15 +55,12 @@ class HeldOut:
         return found
 
     def fit(self, chosen: list[int] | None = None) -> Decision:
-        """The decision fitted on some examples; default all.
-
-        XSTest's harmless replies count too: on Do-Not-Answer alone, following a request and doing harm look the same.
-        """
+        """The decision fitted on some examples; default all."""
         index = list(range(len(self.rows))) if chosen is None else chosen
         rows = [self.rows[i] for i in index]
-        given = [(_or(r.action), _or(r.harm), _or(r.refusal)) for r in rows]
-        action, harm, refusal = (np.array(column) for column in zip(*given, strict=True))
-        return fit(np.asarray(self.logits[index], dtype=float), action, harm, refusal)
+        action = np.array([_or(r.action) for r in rows])
+        refusal = np.array([_or(r.refusal) for r in rows])
+        return fit(np.asarray(self.logits[index], dtype=float), action, refusal)
 
 
 def _or(label: int | None) -> int:
@@ -93,7 +90,9 @@ def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     ]
     measured = {r.id for r in found.rows}
     lines += [
-        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response)) for r in rows if r.id not in measured
+        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response))
+        for r in rows
+        if r.id not in measured and not r.held
     ]
     held_out.write(out / held_out.FILE, lines)
     # Every label counts in three of the four, and nothing is shipped that was not measured in its parts.
