@@ -419,7 +419,7 @@ def test_a_judge_of_another_version_is_a_clear_error(tmp_path):
         (tmp_path / name).touch()
     for text in ('{"bias": 0.1}', "{"):
         (tmp_path / "decision.json").write_text(text)
-        with pytest.raises(UsageError, match="of another version.*Train it again"):
+        with pytest.raises(UsageError, match=r"of another version.*Train it again"):
             resolve(f"trained:{tmp_path}")
 
 
