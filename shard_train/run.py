@@ -191,6 +191,9 @@ def train(experiment: Experiment, settings: Settings, err: Console, prompts: Seq
 
 def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
     """Say what the chain and the selection gave."""
+    if METHODS[experiment.method].given:
+        err.print(f"{len(made.rows)} given answers", highlight=False)
+        return
     outcomes = ", ".join(f"{k} {n}" for k, n in generate.outcomes(made.generated.targets).items())
     err.print(f"{len(made.generated.targets)} prompts: {outcomes}", markup=False, highlight=False)
     failed = ", ".join(f"{k} {n}" for k, n in generate.attempts(made.generated.targets).items())
@@ -198,7 +201,7 @@ def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
         err.print(f"attempts at a rewrite that were not valid: {failed}", markup=False, highlight=False)
     kept = ", ".join(f"{k} {n}" for k, n in select.reasons(made.decisions).items())
     err.print(f"selection {experiment.recipe.selection.rule}: {kept}", markup=False, highlight=False)
-    if experiment.recorded and not METHODS[experiment.method].given:
+    if experiment.recorded:
         err.print(
             f"Trained on the {len(made.rows)} targets recorded with the prompts, not on what this model wrote.",
             style="bold",

@@ -178,7 +178,7 @@ def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "rejection"), ("sft", "deep_token")])
+@pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "deep_token")])
 def test_given_answers_are_learned_shaped_and_scored(tmp_path: Path, method: str, shape: str | None) -> None:
     base = make_model(tmp_path / "base")
     (tmp_path / "tiny.toml").write_text(
@@ -254,19 +254,19 @@ def test_methods_stand_in_one_table_with_intervals_that_hold_for_all(tmp_path: P
     config = TINY.replace("max_length = 96", "max_length = 512\ncheckpoints = 2")
     (tmp_path / "tiny.toml").write_text(config)
     data = mixed(tmp_path / "data.jsonl")
-    line = ["compare-methods", "--methods", "sft,sft:deep_token,sft:star_dss", "--model", base, "--prompts", "mini"]
+    line = ["compare-methods", "--methods", "sft,sft:star_dss", "--model", base, "--prompts", "mini"]
     line += ["--data", data, "--guard", "oracle", "--controls", "", "--config", tmp_path / "tiny.toml"]
     line += ["--score-limit", "3", "--log-dir", tmp_path / "results"]
     done = shard(*line, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["methods"] == ["sft", "sft deep_token", "sft star_dss"]
+    assert found["methods"] == ["sft", "sft star_dss"]
     names = [arm["name"] for arm in found["arms"]]
-    assert names[:3] == ["base", "base resampled", "benign_intent"] and len(names) == 6
+    assert names[:3] == ["base", "base resampled", "benign_intent"] and len(names) == 5
     assert [n.rpartition(" step ")[0] for n in names[3:]] == found["methods"]
     assert all("chosen of 2 on dev" in arm["note"] for arm in found["arms"][3:])
     assert any("sft star_dss: Answers weighed by guard oracle" in note for note in found["notes"])
-    assert max(found["simultaneous"]["family"].values()) % 3 == 0
-    assert len(list((tmp_path / "results" / "experiments").iterdir())) == 3
+    assert max(found["simultaneous"]["family"].values()) % 2 == 0
+    assert len(list((tmp_path / "results" / "experiments").iterdir())) == 2
     text = shard(*line)  # everything is there already
     assert text.exit_code == 0 and "sft star_dss step" in text.output and "all at once" in text.output
