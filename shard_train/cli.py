@@ -457,7 +457,8 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
-    from shard_train import run
+    from shard_train import run, star_sources
+    from shard_train.star import choose
 
     if options["data"] and not METHODS[method].given:
         raise UsageError(f"--data: `{method}` makes its own targets. `sft` and `star_dss` learn given answers.")
@@ -467,7 +468,9 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
-    run.probe(options["probe"], options["guards"])
+    if options["guards"]:
+        run.probe(options["probe"], options["guards"])
+        choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.others())
     if options["guards"] and not recipe.shaping.scored:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
 

@@ -24,7 +24,7 @@ from shard_train import generate, lint, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.methods import METHODS
 from shard_train.sft import PROBE, read_rows
-from shard_train.star import calibration, choose
+from shard_train.star import calibration, choose, reading
 from shard_train.star.calibration import Labelled
 from shard_train.star.guards import Guard
 
@@ -212,8 +212,9 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
     base = recipe_of.weights(experiment, err)
     if experiment.recipe.shaping.scored:
-        asked = guard(experiment.guards, experiment.recipe.shaping.sharpness)
-        made = recipe_of.weigh(experiment, made, asked, probe(experiment.probe, experiment.guards), base, err)
+        tried_on, sharpness = probe(experiment.probe, experiment.guards), experiment.recipe.shaping.sharpness
+        made = recipe_of.weigh(experiment, made, guard(experiment.guards, sharpness), tried_on, base, err)
+        reading.release()
         err.print(weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
     env, beside = training.devices(settings.beside)
@@ -267,7 +268,7 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled
     """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
 
     Raises:
-        UsageError: if a guard learned from those labels; they would flatter it.
+        UsageError: if there is no such file, or a guard learned from those labels: they would flatter it.
     """
     if not path and star_sources.NAME in guards:
         raise UsageError(
@@ -275,6 +276,8 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled
             "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
             "list of [begin, end]."
         )
+    if path and not Path(path).is_file():
+        raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
     return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
 
 

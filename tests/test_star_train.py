@@ -162,6 +162,8 @@ def test_scores_from_the_command_line(tmp_path: Path) -> None:
     [
         (["star_dss", "--embedded"], "needs a guard"),
         (["star_dss", "--embedded", "--guard", "embedded"], "would flatter it"),
+        (["star_dss", "--embedded", "--guard", "nobody"], "'nobody' is unknown"),
+        (["star_dss", "--embedded", "--guard", "oracle", "--probe", "nowhere.jsonl"], "nowhere.jsonl"),
         (["sft", "--embedded", "--guard", "oracle"], "asks none"),
         (["sft", "--embedded", "--shape", "rejection"], "needs a guard"),
         (["shard", "--embedded", "--data", "x.jsonl"], "makes its own targets"),
