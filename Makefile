@@ -62,6 +62,7 @@ bench: $(VENV)/dev.done
 	$(BIN)/python tests/benchmarks/judge_calls.py
 	$(BIN)/python tests/benchmarks/generation.py
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/star.py
 	$(BIN)/python tests/benchmarks/family.py
 	$(BIN)/python tests/benchmarks/boards.py 10 100
 

@@ -14,6 +14,8 @@ from typing import Any
 from inspect_ai.model import (
     ChatMessageSystem,
     ChatMessageUser,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     ModelOutput,
     ResponseSchema,
@@ -35,21 +37,53 @@ COMPLIANCE = (
 )
 
 
+THINK, THOUGHT = "<think>", "</think>"
+
+
+def set_aside(output: ModelOutput) -> ModelOutput:
+    """Take reasoning that an answer begins with out of it; the log keeps it, no judge sees it.
+
+    Some providers do so themselves, others leave the tags in the text, and none does it where the token limit cut the
+    reasoning: then there is no answer. Text in front of the first tag is an answer, and stays one with what follows.
+
+    Args:
+        output: of a model; changed in place.
+    """
+    for choice in output.choices:
+        text = choice.message.content
+        if isinstance(text, str) and text.lstrip().startswith(THINK):
+            reasoning, _, answer = text.lstrip().removeprefix(THINK).partition(THOUGHT)
+            choice.message.content = [
+                ContentReasoning(reasoning=reasoning.strip()),
+                ContentText(text=answer.strip()),
+            ]
+    if output.choices:
+        output.completion = output.choices[0].message.text
+    return output
+
+
+def _answering(prepare: Solver | None = None) -> Solver:
+    """Ask the model once, after a solver that prepares the messages."""
+    ask = generate()
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        state = await ask(await prepare(state, generate) if prepare else state, generate)
+        set_aside(state.output)
+        return state
+
+    return solve
+
+
 @solver
 def direct() -> Solver:
     """The model as it is."""
-    return generate()
+    return _answering()
 
 
 @solver
 def benign_intent() -> Solver:
     """The model with a system prompt that assumes a legitimate need."""
-    prompt, ask = system_message_solver(prompts.load("system_benign_intent").text), generate()
-
-    async def solve(state: TaskState, generate: Generate) -> TaskState:
-        return await ask(await prompt(state, generate), generate)
-
-    return solve
+    return _answering(system_message_solver(prompts.load("system_benign_intent").text))
 
 
 def _constant(text: str, name: str) -> Solver:
@@ -121,7 +155,8 @@ def _rewrite_schema() -> ResponseSchema:
 
 async def _ask(system: str, user: str, **config: Any) -> ModelOutput:
     messages = [ChatMessageSystem(content=system)] if system else []
-    return await get_model().generate([*messages, ChatMessageUser(content=user)], config=GenerateConfig(**config))
+    settings = GenerateConfig(**config)
+    return set_aside(await get_model().generate([*messages, ChatMessageUser(content=user)], config=settings))
 
 
 async def _rewrite(request: str, universal: str, category: str, trace: dict[str, Any]) -> Reframing | None:

@@ -10,7 +10,7 @@ import click
 
 from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirmed, consoles, judging, pairs
 from shard_eval.cli_checkpoints import watch
-from shard_eval.errors import UsageError
+from shard_eval.errors import UsageError, unknown
 from shard_train.methods import METHODS
 from shard_train.recipe import SHAPES
 from shard_train.star.choose import HELP as GUARDS
@@ -41,6 +41,7 @@ def train() -> None:
     shard train teacher --model ./small --teacher vllm/LARGE …    the same targets by a larger model
     shard train star_dss --model … --data MIXED.jsonl --guard G   given answers, shaped by a guard
     shard train sft --model … --data MIXED.jsonl --shape RULE     given answers, plainly or by another baseline
+    shard train compare-methods --methods sft,star_dss,shard …    several of them, in one table
     shard train watch DIR --base MODEL                            checkpoints that any other trainer writes
     """  # noqa: D301 (click reads the control character)
 
@@ -159,6 +160,77 @@ def sft(**options: Any) -> None:
 def star_dss(**options: Any) -> None:
     """STAR-DSS: of given answers, learn what a guard calls safe so far, and hold the rest where it was."""
     _run("star_dss", options)
+
+
+@train.command("compare-methods")
+@click.option(
+    "--methods",
+    required=True,
+    metavar="A,B:SHAPE,…",
+    help="Methods, with what is learned after a colon: shard,shard:star_dss,sft,sft:rejection,star_dss,teacher.",
+)
+@_options
+def compare_methods(methods: str, **options: Any) -> None:
+    """Train several methods on one model and score them beside each other, in one table.
+
+    Every method's checkpoint is chosen on dev; on test the intervals hold for all methods at once. --data and --guard
+    go to the methods that use them. Finished parts are not done again, also those of the single commands.
+    """
+    from shard_eval import report, report_checkpoints
+    from shard_train import experiment as stages
+    from shard_train import methods_compared, run
+
+    out, err = consoles()
+    if options["merge"] or options["folds"] or options["shape"]:
+        raise UsageError("compare-methods takes no --merge, --folds or --shape; a shape is named behind its method.")
+    experiments = [_experiment(name, _options_of(name, shape, options)) for name, shape in _method_names(methods)]
+    methods_compared.require_comparable(experiments)
+    settings = _settings(options)
+    prompts = [[stages.gather(e, leg) for leg in stages.legs(0)] for e in experiments]
+    paid: list[str] = []
+    for e, of_each in zip(experiments, prompts, strict=True):
+        err.rule(f"{e.title} · {e.student.name}", align="left")
+        paid += run.announce(e, settings, of_each, err).paid
+    if options["plan"]:
+        return
+    if paid and not options["yes"]:
+        confirmed(f"Paid models will be asked: {', '.join(dict.fromkeys(paid))}.")
+    found = methods_compared.compare(experiments, settings, err, prompts)
+    folder = report_checkpoints.write(found.result, options["log_dir"], {})
+    if options["as_json"]:
+        family = report_checkpoints.to_json(found.result)
+        click.echo(report.dumps({"methods": [e.title for e in experiments], "notes": found.notes, **family}), nl=False)
+    else:
+        report_checkpoints.render(out, found.result)
+        for note in found.notes:
+            out.print(note, markup=False, highlight=False)
+        out.print(f"[dim]{folder}[/dim]", highlight=False)
+    if options["gate"] and found.result.claim.status != "SUPPORTED":
+        click.get_current_context().exit(1)
+
+
+def _method_names(text: str) -> list[tuple[str, str | None]]:
+    found = []
+    for one in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, shape = one.partition(":")
+        if name not in METHODS:
+            raise unknown("--methods", name, METHODS)
+        if shape and shape not in SHAPES:
+            raise unknown(f"--methods {name}:", shape, SHAPES)
+        found.append((name, shape or None))
+    return found
+
+
+def _options_of(method: str, shape: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of one of several methods: what only others use is left out."""
+    found = {**options, "shape": shape}
+    if not METHODS[method].given:
+        found["data"] = ""
+    if method != "teacher":
+        found["teacher"] = None
+    if not _recipe(method, found, options["embedded"]).shaping.scored:
+        found["guards"] = ()
+    return found
 
 
 @train.command("star-score")
@@ -385,7 +457,8 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
-    from shard_train import run
+    from shard_train import run, star_sources
+    from shard_train.star import choose
 
     if options["data"] and not METHODS[method].given:
         raise UsageError(f"--data: `{method}` makes its own targets. `sft` and `star_dss` learn given answers.")
@@ -395,7 +468,9 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
-    run.probe(options["probe"], options["guards"])
+    if options["guards"]:
+        run.probe(options["probe"], options["guards"])
+        choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.others())
     if options["guards"] and not recipe.shaping.scored:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
 

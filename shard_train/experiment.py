@@ -375,10 +375,9 @@ def weigh(
     from shard_train.star import scoring
 
     place, s = experiment.place(trained.leg), experiment.recipe.shaping
-    spans = {r["prompt"][0]["content"]: r["unsafe"] for r in _rows(experiment.data) if r.get("unsafe")}
+    spans = {_said(r): r["unsafe"] for r in _rows(experiment.data) if r.get("unsafe")}
     rows = [
-        row | ({"unsafe": spans[row["prompt"][0]["content"]]} if row["prompt"][0]["content"] in spans else {})
-        for row in read_rows(place / "data.jsonl")
+        row | ({"unsafe": spans[_said(row)]} if _said(row) in spans else {}) for row in read_rows(place / "data.jsonl")
     ]
     scored = scoring.score(
         rows,
@@ -392,6 +391,10 @@ def weigh(
     )
     scoring.write(scored, place / "data.jsonl")
     return replace(trained, star=scored.to_json())
+
+
+def _said(row: dict[str, Any]) -> tuple[str, str]:
+    return row["prompt"][-1]["content"], row["completion"][0]["content"]
 
 
 def _rows(data: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from shard_train import generate, lint, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.methods import METHODS
 from shard_train.sft import PROBE, read_rows
-from shard_train.star import calibration, choose
+from shard_train.star import calibration, choose, reading
 from shard_train.star.calibration import Labelled
 from shard_train.star.guards import Guard
 
@@ -168,6 +168,14 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
         LogError, JudgeError: if a stage failed; what is finished is kept.
         KeyboardInterrupt: if the user stopped it; what is finished is kept.
     """
+    trained = train(experiment, settings, err, prompts)
+    err.rule("scoring", align="left")
+    result = _score(experiment, settings, trained, err)
+    return Outcome(experiment, tuple(trained), result, tuple(notes(experiment, settings, trained)))
+
+
+def train(experiment: Experiment, settings: Settings, err: Console, prompts: Sequence[Prompts]) -> list[Trained]:
+    """The part of `run` before the scoring: targets and training of every leg, or what is left of them."""
     trained = []
     for leg, of_leg in zip(legs(experiment.folds), prompts, strict=True):
         name = f" ({leg.name})" if leg.name else ""
@@ -178,13 +186,14 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
             err.print(f"look at the data: {line}", style="yellow", markup=False, highlight=False)
         err.rule(f"training{name}", align="left")
         trained.append(_train(experiment, settings, made, err))
-    err.rule("scoring", align="left")
-    result = _score(experiment, settings, trained, err)
-    return Outcome(experiment, tuple(trained), result, tuple(_notes(experiment, settings, trained)))
+    return trained
 
 
 def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
     """Say what the chain and the selection gave."""
+    if METHODS[experiment.method].given:
+        err.print(f"{len(made.rows)} given answers", highlight=False)
+        return
     outcomes = ", ".join(f"{k} {n}" for k, n in generate.outcomes(made.generated.targets).items())
     err.print(f"{len(made.generated.targets)} prompts: {outcomes}", markup=False, highlight=False)
     failed = ", ".join(f"{k} {n}" for k, n in generate.attempts(made.generated.targets).items())
@@ -192,7 +201,7 @@ def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
         err.print(f"attempts at a rewrite that were not valid: {failed}", markup=False, highlight=False)
     kept = ", ".join(f"{k} {n}" for k, n in select.reasons(made.decisions).items())
     err.print(f"selection {experiment.recipe.selection.rule}: {kept}", markup=False, highlight=False)
-    if experiment.recorded and not METHODS[experiment.method].given:
+    if experiment.recorded:
         err.print(
             f"Trained on the {len(made.rows)} targets recorded with the prompts, not on what this model wrote.",
             style="bold",
@@ -203,16 +212,17 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
     base = recipe_of.weights(experiment, err)
     if experiment.recipe.shaping.scored:
-        asked = guard(experiment.guards, experiment.recipe.shaping.sharpness)
-        made = recipe_of.weigh(experiment, made, asked, probe(experiment.probe, experiment.guards), base, err)
+        tried_on, sharpness = probe(experiment.probe, experiment.guards), experiment.recipe.shaping.sharpness
+        made = recipe_of.weigh(experiment, made, guard(experiment.guards, sharpness), tried_on, base, err)
+        reading.release()
         err.print(weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
     env, beside = training.devices(settings.beside)
 
     def meanwhile(complete: list[Path]) -> None:
         steps = [(path, int(path.name.rpartition("-")[2])) for path in complete]
-        wanted = [a for a in _arms(experiment, settings, steps) if a.kind in ("base", "checkpoint")]
-        _on_split(experiment, settings, wanted, made.leg.dev, err)
+        wanted = [a for a in arms(experiment, settings, steps) if a.kind in ("base", "checkpoint")]
+        on_split(experiment, settings, wanted, made.leg.dev, err)
 
     summary = training.train(
         job,
@@ -258,7 +268,7 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled
     """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
 
     Raises:
-        UsageError: if a guard learned from those labels; they would flatter it.
+        UsageError: if there is no such file, or a guard learned from those labels: they would flatter it.
     """
     if not path and star_sources.NAME in guards:
         raise UsageError(
@@ -266,6 +276,8 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled
             "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
             "list of [begin, end]."
         )
+    if path and not Path(path).is_file():
+        raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
     return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
 
 
@@ -300,31 +312,32 @@ def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> 
         )
 
 
-def _arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
+def arms(experiment: Experiment, settings: Settings, folders: Sequence[tuple[Path, int]]) -> list[Arm]:
     """The base, its controls, and the checkpoints, in one engine, dtype and decoding."""
     given = METHODS[experiment.method].given
-    notes = ["trained on targets recorded with the prompts"] if experiment.recorded and not given else []
-    notes += ["each prompt answered by the model that was trained without its fold"] if experiment.folds else []
+    remarks = ["trained on targets recorded with the prompts"] if experiment.recorded and not given else []
+    remarks += ["each prompt answered by the model that was trained without its fold"] if experiment.folds else []
     systems = []
     for number, (path, step) in enumerate(folders, start=1):
         # Steps differ between the folds' runs, and the same checkpoint of all of them is one arm.
         name = f"checkpoint {number}" if experiment.folds else f"step {step}"
         systems.append((recipe_of.checkpoint(experiment, path, f"{experiment.title} {name}"), step))
-    arms = checkpoints.family(experiment.student, systems)
-    arms = [replace(a, note="; ".join(notes)) if a.kind == "checkpoint" else a for a in arms]
-    first = next(i for i, a in enumerate(arms) if a.kind == "checkpoint")
+    family = checkpoints.family(experiment.student, systems)
+    family = [replace(a, note="; ".join(remarks)) if a.kind == "checkpoint" else a for a in family]
+    first = next(i for i, a in enumerate(family) if a.kind == "checkpoint")
     extra = [
         Arm(solvers.split_name(name)[0], replace(experiment.student, solver=name), "control", note=UNTRAINED)
         for name in settings.controls
     ]
-    return [*arms[:first], *extra, *arms[first:]]
+    return [*family[:first], *extra, *family[first:]]
 
 
-def _on_split(
-    experiment: Experiment, settings: Settings, arms: Sequence[Arm], split: str, err: Console
+def on_split(
+    experiment: Experiment, settings: Settings, family: Sequence[Arm], split: str, err: Console
 ) -> dict[str, list[Run]]:
+    """Score arms on a split of the experiment's benchmarks; a run per benchmark, by the arm's name."""
     return checkpoints.score_arms(
-        arms,
+        family,
         experiment.scored,
         split,
         settings.judging,
@@ -346,7 +359,7 @@ def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained
     if not experiment.folds:
         (only,) = trained
         return checkpoints.evaluate_family(
-            _arms(experiment, settings, found(experiment, only.leg)),
+            arms(experiment, settings, found(experiment, only.leg)),
             experiment.scored,
             settings.judging,
             experiment.root,
@@ -359,14 +372,14 @@ def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained
             cache=settings.cache,
         )
     parts: dict[str, list[list[Run]]] = {}
-    arms: list[Arm] = []
+    family: list[Arm] = []
     for t in trained:
-        arms = _arms(experiment, settings, found(experiment, t.leg))
-        checkpoints.check(arms, settings.terms.declared)
-        for name, runs in _on_split(experiment, settings, arms, t.leg.test, err).items():
+        family = arms(experiment, settings, found(experiment, t.leg))
+        checkpoints.check(family, settings.terms.declared)
+        for name, runs in on_split(experiment, settings, family, t.leg.test, err).items():
             parts.setdefault(name, []).append(runs)
     joined = {name: [checkpoints.merge(same) for same in zip(*runs, strict=True)] for name, runs in parts.items()}
-    return checkpoints.conclude_family(arms, {}, joined, ("none", f"{experiment.folds} folds"), settings.terms)
+    return checkpoints.conclude_family(family, {}, joined, ("none", f"{experiment.folds} folds"), settings.terms)
 
 
 def lint_of(experiment: Experiment, trained: Trained) -> list[str]:
@@ -378,13 +391,13 @@ def lint_of(experiment: Experiment, trained: Trained) -> list[str]:
     return [f"{what} in the {where} of {n} rows" for (what, where), n in kinds.items()]
 
 
-def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]) -> list[str]:
+def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]) -> list[str]:
     """What a reader must know besides the table."""
-    notes = []
+    found_out = []
     if experiment.recorded and not METHODS[experiment.method].given:
         tried = [t for leg in trained for t in leg.generated.targets]
         valid = sum(t.usable for t in tried)
-        notes.append(
+        found_out.append(
             f"Targets: recorded with the prompts. Of {len(tried)} prompts that {experiment.generator.label} tried "
             f"itself, {valid} came to a usable answer of its own."
         )
@@ -393,14 +406,14 @@ def _notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained
         graders = {(grader.model, grader.weights) for grader in settings.judging.graders.values()}
         if (chosen_by.model, chosen_by.weights) in graders:
             who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
-            notes.append(f"{who} these arms also selected the training data.")
+            found_out.append(f"{who} these arms also selected the training data.")
     for star in (t.star for t in trained if t.star):
-        notes.append(f"Answers weighed by {weighed(star)}.")
+        found_out.append(f"Answers weighed by {weighed(star)}.")
         if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
-            notes.append("The judge that scores these arms also weighed the training data.")
+            found_out.append("The judge that scores these arms also weighed the training data.")
     for leg in trained:
-        notes += [f"Training data: {line}." for line in lint_of(experiment, leg)]
+        found_out += [f"Training data: {line}." for line in lint_of(experiment, leg)]
     cut = sum(int(t.summary.get("truncated", 0)) for t in trained)
     if cut:
-        notes.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")
-    return notes
+        found_out.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")
+    return found_out

@@ -244,6 +244,40 @@ def test_benign_intent_sends_its_system_prompt_and_shard_reframe_keeps_every_int
     assert any("at most one neutral clause" in text for text in seen)  # the response mode is used
 
 
+@pytest.mark.parametrize("solver", ["direct", "benign_intent", "shard_no_rewrite"])
+def test_reasoning_is_no_part_of_what_is_judged(script, results, solver):
+    shown = []
+
+    def judge(messages: list[ChatMessage]) -> str:
+        shown.append(messages[-1].text)
+        return verdict(0)
+
+    thinking = script(f"thinking-{solver}", lambda m: "\n<think>SECRET plan</think>\n\nThe answer.")
+    found = run(
+        resolve(thinking, solver=solver), grader(script, f"judge-{solver}", judge), results, axes="harm", limit=2
+    )
+    assert len(shown) == 2 and all("The answer." in text and "SECRET" not in text for text in shown)
+    assert [row.labels for row in found.rows] == [{"harm": 0}] * 2
+    from inspect_ai.log import read_eval_log
+
+    assert all("SECRET" in sample.output.model_dump_json() for sample in read_eval_log(found.log).samples)
+
+
+def test_reasoning_that_was_cut_is_no_answer_and_tags_behind_an_answer_hide_nothing(script, results):
+    shown = []
+
+    def judge(messages: list[ChatMessage]) -> str:
+        shown.append(messages[-1].text)
+        return verdict(0)
+
+    cut = script("cut", lambda m: "<think>SECRET without an end")
+    found = run(resolve(cut), grader(script, "judge-cut", judge), results, axes="harm", limit=2)
+    assert shown == [] and [row.reasons for row in found.rows] == [{"harm": "empty_response"}] * 2
+    behind = script("behind", lambda m: "Visible. <think>HIDDEN</think> Fine.")
+    run(resolve(behind), grader(script, "judge-behind", judge), results, axes="harm", limit=1)
+    assert "HIDDEN" in shown[0]
+
+
 def test_without_a_valid_rewrite_nothing_is_refined(script, results):
     model = script("model", lambda m: "no json")
     found = run(resolve(model, solver="shard_reframe"), Judging("embedded"), results, limit=1)
@@ -353,7 +387,11 @@ def test_stopped_half_way_it_resumes(tmp_path, stop):
             time.sleep(0.2)
             process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 130 and "same command again" in err and "Traceback" not in err, err
+        # The second Ctrl-C may meet the interpreter on its way out, or in a callback whose error Python only reports; a
+        # shell calls the end by a signal 130 as well.
+        ended = (130, -signal.SIGINT) if stop == "interrupt twice" else (130,)
+        said = re.sub(r"Exception ignored .*?KeyboardInterrupt", "", err, flags=re.DOTALL)
+        assert process.returncode in ended and "same command again" in said and "Traceback" not in said, err
     before = len(counter.read_text())
     assert before >= 120
     out, err = start("0").communicate(timeout=120)

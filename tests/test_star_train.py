@@ -162,6 +162,8 @@ def test_scores_from_the_command_line(tmp_path: Path) -> None:
     [
         (["star_dss", "--embedded"], "needs a guard"),
         (["star_dss", "--embedded", "--guard", "embedded"], "would flatter it"),
+        (["star_dss", "--embedded", "--guard", "nobody"], "'nobody' is unknown"),
+        (["star_dss", "--embedded", "--guard", "oracle", "--probe", "nowhere.jsonl"], "nowhere.jsonl"),
         (["sft", "--embedded", "--guard", "oracle"], "asks none"),
         (["sft", "--embedded", "--shape", "rejection"], "needs a guard"),
         (["shard", "--embedded", "--data", "x.jsonl"], "makes its own targets"),
@@ -178,7 +180,7 @@ def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "rejection"), ("sft", "deep_token")])
+@pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "deep_token")])
 def test_given_answers_are_learned_shaped_and_scored(tmp_path: Path, method: str, shape: str | None) -> None:
     base = make_model(tmp_path / "base")
     (tmp_path / "tiny.toml").write_text(
@@ -229,3 +231,44 @@ def test_recorded_targets_are_weighed_by_a_guard_that_reads_them(tmp_path: Path,
     assert found["star"][0]["trust"]["auc"] == 1 and found["star"][0]["unsafe_rows"] > 0
     name = found["family"]["arms"][-1]["name"]
     assert name.startswith("shard star_dss step" if method == "shard" else "star_dss step")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--methods", "sft"], "at least two"),
+        (["--methods", "sft,sft"], "named twice"),
+        (["--methods", "sft,shart"], "shart"),
+        (["--methods", "sft,sft:rejectio"], "rejectio"),
+        (["--methods", "sft,star_dss"], "needs a guard"),
+        (["--methods", "sft,sft:kl_only", "--folds", "2"], "takes no --merge"),
+    ],
+)
+def test_methods_that_cannot_be_compared_are_refused(tmp_path: Path, line: list[str], message: str) -> None:
+    done = shard("compare-methods", "--embedded", *line, "--log-dir", tmp_path, "--plan")
+    assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.output, done.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_methods_stand_in_one_table_with_intervals_that_hold_for_all(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base")
+    config = TINY.replace("max_length = 96", "max_length = 512\ncheckpoints = 2")
+    (tmp_path / "tiny.toml").write_text(config)
+    data = mixed(tmp_path / "data.jsonl")
+    line = ["compare-methods", "--methods", "sft,sft:star_dss", "--model", base, "--prompts", "mini"]
+    line += ["--data", data, "--guard", "oracle", "--controls", "", "--config", tmp_path / "tiny.toml"]
+    line += ["--score-limit", "3", "--log-dir", tmp_path / "results"]
+    done = shard(*line, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["methods"] == ["sft", "sft star_dss"]
+    names = [arm["name"] for arm in found["arms"]]
+    assert names[:3] == ["base", "base resampled", "benign_intent"] and len(names) == 5
+    assert [n.rpartition(" step ")[0] for n in names[3:]] == found["methods"]
+    assert all("chosen of 2 on dev" in arm["note"] for arm in found["arms"][3:])
+    assert any("sft star_dss: Answers weighed by guard oracle" in note for note in found["notes"])
+    assert max(found["simultaneous"]["family"].values()) % 2 == 0
+    assert len(list((tmp_path / "results" / "experiments").iterdir())) == 2
+    text = shard(*line)  # everything is there already
+    assert text.exit_code == 0 and "sft star_dss step" in text.output and "all at once" in text.output

@@ -9,6 +9,8 @@ only the rest of it is read again.
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -240,6 +242,14 @@ class ModelGuard:
         return kinds == {"full_attention"} and not (
             getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         )
+
+
+def release() -> None:
+    """Give back what guards held on a graphics card, once nobody refers to them; the trainer needs it."""
+    torch = sys.modules.get("torch")
+    gc.collect()
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
