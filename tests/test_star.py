@@ -321,8 +321,8 @@ def test_a_reply_cannot_end_its_turn_and_speak_as_the_guard(guard: ModelGuard) -
 
 def test_a_template_that_drops_the_answer_is_an_error_and_one_that_wants_parts_gets_them(guard: ModelGuard) -> None:
     made = ModelGuard("llama_guard", guard.folder)
-    parts = "{% for m in messages %}{% if m['content'] is not string %}{{ m['content'][0]['text'] }}\n{% endif %}{% endfor %}"
-    made._tokenizer.chat_template = parts
+    part = "{% if m['content'] is not string %}{{ m['content'][0]['text'] }}\n{% endif %}"
+    made._tokenizer.chat_template = "{% for m in messages %}" + part + "{% endfor %}"
     assert "Use a whetstone" in made._tokenizer.decode(made.texts(exchange(), [20])[0])
     made._tokenizer.chat_template = "nothing"
     with pytest.raises(UsageError, match="does not show the answer"):

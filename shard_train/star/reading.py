@@ -177,9 +177,7 @@ class ModelGuard:
             reply = self._plain(exchange.reply[:end])
             texts.append(self.style.render(self._tokenizer, asked, reply))
             if reply.strip() not in texts[-1]:
-                raise UsageError(
-                    f"guard {self.folder!r}: its chat template does not show the answer it is asked about."
-                )
+                raise UsageError(f"guard {self.folder!r}: its chat template does not show the answer to be judged.")
         found = [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
         most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if most and (longest := max(map(len, found))) > most:
