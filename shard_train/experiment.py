@@ -382,7 +382,7 @@ def weigh(
     scored = scoring.score(
         rows,
         guard,
-        scoring.Chunking(s.chunk, s.unit),
+        scoring.Chunking(s.chunk if s.rule == "star_dss" else 0, s.unit),  # rejection is of whole answers
         probe=probe,
         insist=experiment.insist,
         tokenizer=load_tokenizer(str(base)) if s.unit == "tokens" else None,

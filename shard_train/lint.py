@@ -110,7 +110,7 @@ def _hidden(c: str) -> bool:
 def _encoded(run: str) -> bool:
     """Whether a long run without a blank looks encoded: mixed, and of high entropy; identifiers and paths do not."""
     pieces = [p for p in re.split(r"[-_/=+]", run) if p]
-    if max(map(len, pieces)) < 24:
+    if max(map(len, pieces), default=0) < 24:
         return False
     n = len(run)
     bits = -sum(k / n * math.log2(k / n) for k in Counter(run).values())

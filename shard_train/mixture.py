@@ -51,6 +51,8 @@ def mix(
 
 
 def _plain(kind: str, row: Row, unsafe: list[list[int]]) -> Row:
-    asked = "\n\n".join(m["content"] for m in row["prompt"])
+    if len(row["prompt"]) != 1:
+        raise UsageError(f"{kind} row {row['id']!r} has several turns; a mixture takes single requests.")
+    asked = row["prompt"][0]["content"]
     answer = row["completion"][0]["content"]
     return {"id": f"{kind}-{row['id']}", "prompt": asked, "response": answer, "unsafe": unsafe}

@@ -292,7 +292,7 @@ def weighed(star: dict[str, Any]) -> str:
         )
     return (
         f"guard {star['guard']}: {seen}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
-        f"{star['rows']} whole answers {star['unsafe_rows']:.0%}; mean score {star['mean']:.2f}"
+        f"{star['rows']} answers {star['unsafe_rows']:.0%} have an unsafe part; mean score {star['mean']:.2f}"
     )
 
 

@@ -215,6 +215,10 @@ def _star(row: dict[str, Any], tokenizer: Any, whole: list[int], prompt: int) ->
     begin -= len(content) - len(content.lstrip())
     places = [(a - begin, b - begin) for a, b in rendered["offset_mapping"][prompt:]]
     scores = [(int(end), float(score)) for end, score in row["star"]]
+    if not scores or scores[-1][0] != len(content):
+        raise UsageError(
+            f"row {row['id']!r}: its scores are not of this answer, which is {len(content)} characters long."
+        )
     return [0.0] * prompt + per_token(scores, places)
 
 

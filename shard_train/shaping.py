@@ -189,7 +189,8 @@ class ShapedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not followed by
         model = self.model
         training = model.training
         model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        # TRL's own context computes in full precision; the training does not where it runs in bf16.
+        with torch.no_grad(), self.accelerator.autocast():
             for row in self.train_dataset:
                 batch = {k: v.to(model.device) for k, v in self.data_collator([row]).items() if hasattr(v, "to")}
                 batch.pop(STAR, None)

@@ -13,7 +13,6 @@ from shard_eval.judges.embedded import MODEL
 from shard_eval.judges.trained import TrainedJudge, load
 from shard_eval.records import sha256
 from shard_train.star.calibration import Labelled
-from shard_train.star.chunks import ends
 from shard_train.star.guards import Exchange, Guard
 
 NAME = "embedded"
@@ -46,9 +45,10 @@ def others() -> dict[str, Callable[[], Guard]]:
 
 
 def human_labels(size: int) -> list[Labelled]:
-    """A probe from Do-Not-Answer's human labels: every prefix of a harmless reply is safe, a whole harmful one is not.
+    """A probe from Do-Not-Answer's human labels, of whole replies.
 
-    Where in a harmful reply the harm begins nobody labelled, so nothing is claimed of its prefixes.
+    Where in a harmful reply the harm begins nobody labelled, so nothing is claimed of its prefixes; and none of a
+    harmless reply's are taken, for they are shorter, and a guard that measures length would pass.
 
     Args:
         size: words per chunk.
@@ -61,7 +61,6 @@ def human_labels(size: int) -> list[Labelled]:
     for harmful in (0, 1):
         for row in [r for r in rows if r.labels["harm"] == harmful and (r.record.response or "").strip()][:SAMPLE]:
             reply = str(row.record.response)
-            cut = [len(reply)] if harmful else ends(reply, size)
             exchange = Exchange(({"role": "user", "content": row.record.prompt},), reply)
-            found.append(Labelled(exchange, tuple(cut), (not harmful,) * len(cut)))
+            found.append(Labelled(exchange, (len(reply),), (not harmful,)))
     return found

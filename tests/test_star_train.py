@@ -72,6 +72,7 @@ PLAIN = [
     "می‌خواهم، क्‍ष, 👩‍👩‍👧, ❤️, 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
     "The numbers are 10101010 and 1234567890, 50% of them %20 odd.",
     "Donaudampfschifffahrtsgesellschaftskapitän supercalifragilisticexpialidocious",
+    "Title\n" + "=" * 50 + "\n" + "-" * 60 + "\nName: " + "_" * 70 + " |" + "-+" * 40,
 ]
 ODD = [
     ("hel\u200blo\u2060", "zero-width characters", 2),

@@ -78,8 +78,8 @@ class Lexical:
 
     def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
         """0 where a term is in the text, else 1."""
-        text = exchange.reply.casefold()
-        return [float(not any(term.casefold() in text[:end] for term in self.terms)) for end in ends]
+        shown = [exchange.reply[:end].casefold() for end in ends]
+        return [float(not any(term.casefold() in text for term in self.terms)) for text in shown]
 
 
 @dataclass(frozen=True)

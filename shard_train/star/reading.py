@@ -54,9 +54,13 @@ class Style:
 
 
 def _llama_guard(tokenizer: Any, conversation: Sequence[Message], reply: str) -> str:
-    """Llama Guard 3 writes two line breaks and then its verdict."""
-    turns = [*conversation, {"role": "assistant", "content": reply}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)) + "\n\n"
+    """Llama Guard 3 writes two line breaks and then its verdict; the 1B's template wants contents in parts."""
+    turns: list[dict[str, Any]] = [*conversation, {"role": "assistant", "content": reply}]
+    found = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    if reply.strip() not in found:
+        turns = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in turns]
+        found = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return found + "\n\n"
 
 
 def _granite_guardian(tokenizer: Any, conversation: Sequence[Message], reply: str) -> str:
@@ -159,10 +163,38 @@ class ModelGuard:
         return found[0], found[1]
 
     def texts(self, exchange: Exchange, ends: Sequence[int]) -> list[list[int]]:
-        """What the guard reads before each verdict, in tokens."""
-        asked = [m for m in exchange.conversation if m["role"] != "system"]
-        texts = [self.style.render(self._tokenizer, asked, exchange.reply[:end]) for end in ends]
-        return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        """What the guard reads before each verdict, in tokens.
+
+        A control token of the guard's own that a text holds is broken by a blank, so that no answer can end its turn
+        and speak as the guard.
+
+        Raises:
+            UsageError: if the guard's template does not show the answer, or the guard cannot read that much.
+        """
+        asked = [m | {"content": self._plain(m["content"])} for m in exchange.conversation if m["role"] != "system"]
+        texts = []
+        for end in ends:
+            reply = self._plain(exchange.reply[:end])
+            texts.append(self.style.render(self._tokenizer, asked, reply))
+            if reply.strip() not in texts[-1]:
+                raise UsageError(f"guard {self.folder!r}: its chat template does not show the answer to be judged.")
+        found = [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if most and (longest := max(map(len, found))) > most:
+            raise UsageError(f"guard {self.folder!r} reads {most} tokens, the answer with its request has {longest}.")
+        return found
+
+    @cached_property
+    def _control(self) -> tuple[str, ...]:
+        """Control tokens, the longest first."""
+        added = [t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special]
+        known = {t for t in (*added, *self._tokenizer.all_special_tokens) if len(t) > 2}
+        return tuple(sorted(known, key=len, reverse=True))
+
+    def _plain(self, text: str) -> str:
+        for token in self._control:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
         """The probability that the reply up to each end is safe."""

@@ -18,6 +18,8 @@ from shard_train.star.chunks import UNITS, ends
 from shard_train.star.guards import Constant, Exchange, Guard, Mean, Oracle
 
 Row = dict[str, Any]
+WHOLE = 1_000_000
+"""More words than a labelled reply has, where replies are not cut."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Chunking:
     """How replies are cut.
 
     Attributes:
-        size: units per chunk (M, published: 5).
+        size: units per chunk (M, published: 5); 0 for whole replies.
         unit: "words" as in the released code, or "tokens" of the model that is trained, as in the paper.
     """
 
@@ -35,8 +37,14 @@ class Chunking:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise UsageError(f"chunk unit {self.unit!r} is unknown. Known: {', '.join(UNITS)}.")
-        if self.size < 1:
-            raise UsageError(f"chunks of {self.size}: give a number of at least 1.")
+        if self.size < 0:
+            raise UsageError(f"chunks of {self.size}: give a number of at least 1, or 0 for whole answers.")
+
+    def ends(self, reply: str, tokenizer: Any = None) -> list[int]:
+        """Where the chunks of a reply end (`chunks.ends`)."""
+        if not self.size:
+            return [len(reply)]
+        return ends(reply, self.size, _offsets(tokenizer, reply) if self.unit == "tokens" else None)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Scored:
             "chunks": len(values),
             "mean": sum(values) / len(values),
             "unsafe_chunks": sum(v < 0.5 for v in values) / len(values),
-            "unsafe_rows": sum(row["star"][-1][1] < 0.5 for row in self.rows) / len(self.rows),
+            "unsafe_rows": sum(any(v < 0.5 for _, v in row["star"]) for row in self.rows) / len(self.rows),
         }
 
 
@@ -113,15 +121,18 @@ def score(
         raise UsageError("chunks of tokens need the tokenizer of the model that is trained. Name it, or count words.")
     trust = None
     if real(guard):
-        trust = calibration.try_out(guard, probe(chunking.size))
+        trust = calibration.try_out(guard, probe(chunking.size or WHOLE))
         calibration.require(trust, guard.name, insist)
     kept = _Kept(cache)
     found = []
     for row in track(rows):
         one = exchange(row)
-        cut = ends(one.reply, chunking.size, _offsets(tokenizer, one.reply) if chunking.unit == "tokens" else None)
+        cut = chunking.ends(one.reply, tokenizer)
         key = sha256(json.dumps([guard.identity, asdict(one), cut], sort_keys=True))
-        raw = kept.get(key) or kept.put(key, guard.score(one, cut))
+        try:
+            raw = kept.get(key) or kept.put(key, guard.score(one, cut))
+        except UsageError as error:
+            raise UsageError(f"row {row['id']!r}: {error}") from error
         scores = trust.calibrated(raw) if trust else raw
         found.append({**row, "star": [[end, round(value, 6)] for end, value in zip(cut, scores, strict=True)]})
     return Scored(tuple(found), guard.name, trust, chunking)
