@@ -260,25 +260,25 @@ def star_score(
     from rich.progress import track
 
     from shard_eval import report
-    from shard_train import run
-    from shard_train.star import scoring
+    from shard_train import star_sources
+    from shard_train.star import rows, scoring
 
     console, err = consoles()
     scored = scoring.score(
-        scoring.read(data),
-        run.guard(guards, sharpness),
+        rows.read(data),
+        star_sources.guard(guards, sharpness),
         scoring.Chunking(chunk),
-        probe=run.probe(probe, guards),
+        probe=star_sources.probe(probe, guards),
         insist=any_guard,
         cache=Path(f"{out}.cache.jsonl"),
-        track=lambda rows: track(rows, "guard", console=err, transient=True, disable=not err.is_terminal),
+        track=lambda some: track(some, "guard", console=err, transient=True, disable=not err.is_terminal),
     )
     scoring.write(scored, out)
     Path(f"{out}.cache.jsonl").unlink(missing_ok=True)
     if as_json:
         click.echo(report.dumps(scored.to_json()), nl=False)
     else:
-        console.print(run.weighed(scored.to_json()), markup=False, highlight=False)
+        console.print(star_sources.weighed(scored.to_json()), markup=False, highlight=False)
         console.print(str(out), markup=False, highlight=False)
 
 
@@ -294,7 +294,7 @@ def mix(task: Path, harmful: Path, share: float, size: int | None, seed: int, ou
     import json
 
     from shard_train.mixture import mix as mixed
-    from shard_train.star.scoring import read
+    from shard_train.star.rows import read
 
     console, _ = consoles()
     if out.exists():
@@ -317,7 +317,7 @@ def lint(data: Path, as_json: bool) -> None:
 
     from shard_eval import report
     from shard_train.lint import lint as look
-    from shard_train.star.scoring import read
+    from shard_train.star.rows import read
 
     console, _ = consoles()
     rows = read(data)
@@ -457,7 +457,7 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
-    from shard_train import run, star_sources
+    from shard_train import star_sources
     from shard_train.star import choose
 
     if options["data"] and not METHODS[method].given:
@@ -469,7 +469,7 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
     if options["guards"]:
-        run.probe(options["probe"], options["guards"])
+        star_sources.probe(options["probe"], options["guards"])
         choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.others())
     if options["guards"] and not recipe.shaping.scored:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")

@@ -31,7 +31,7 @@ from shard_train import generate, select, training
 from shard_train.methods import METHODS
 from shard_train.recipe import Recipe
 from shard_train.sft import Job
-from shard_train.star.calibration import Labelled
+from shard_train.star.calibration import Cut, Labelled
 from shard_train.star.guards import Guard
 
 SAMPLE = "shard-eval sample 1"  # decides which prompts a limit takes
@@ -352,17 +352,17 @@ def weigh(
     experiment: Experiment,
     trained: Trained,
     guard: Guard,
-    probe: Callable[[int], Sequence[Labelled]],
+    probe: Callable[[Cut], Sequence[Labelled]],
     base: Path,
     console: Console,
 ) -> Trained:
-    """Write a guard's scores into a leg's data file (`shard_train.star`), or find that none are needed.
+    """Write a guard's scores into a leg's data file (`shard_train.star`).
 
     Args:
         experiment: what is done.
         trained: the leg, with its data file.
         guard: who scores.
-        probe: from words per chunk to the labelled replies it is tried on.
+        probe: from how replies are cut to the labelled replies it is tried on.
         base: the checkpoint that is trained, for its tokenizer.
         console: for the progress bar.
 
@@ -372,10 +372,12 @@ def weigh(
     from rich.progress import track
 
     from shard_train.sft import load_tokenizer, read_rows
+    from shard_train.star import rows as rows_of
     from shard_train.star import scoring
 
     place, s = experiment.place(trained.leg), experiment.recipe.shaping
-    spans = {_said(r): r["unsafe"] for r in _rows(experiment.data) if r.get("unsafe")}
+    given = rows_of.read(Path(experiment.data)) if experiment.data else []
+    spans = {_said(row): row["unsafe"] for row in given if row.get("unsafe")}
     rows = [
         row | ({"unsafe": spans[_said(row)]} if _said(row) in spans else {}) for row in read_rows(place / "data.jsonl")
     ]
@@ -395,12 +397,6 @@ def weigh(
 
 def _said(row: dict[str, Any]) -> tuple[str, str]:
     return row["prompt"][-1]["content"], row["completion"][0]["content"]
-
-
-def _rows(data: str) -> list[dict[str, Any]]:
-    from shard_train.star import scoring
-
-    return scoring.read(Path(data)) if data else []
 
 
 def checkpoint(experiment: Experiment, folder: Path, name: str) -> System:

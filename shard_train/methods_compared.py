@@ -15,7 +15,7 @@ from shard_eval import checkpoints
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.errors import UsageError
 from shard_train import run
-from shard_train.experiment import Experiment, Prompts
+from shard_train.experiment import Experiment, Prompts, legs
 from shard_train.run import Settings
 
 
@@ -62,18 +62,8 @@ def compare(
     families = [run.arms(e, settings, folders) for e, folders in zip(experiments, trained, strict=True)]
     others = [arm for arm in families[0] if arm.kind != "checkpoint"]
     chosen = [_chosen(e, settings, family, err) for e, family in zip(experiments, families, strict=True)]
-    first = experiments[0]
-    result = checkpoints.evaluate_family(
-        [*others, *chosen],
-        first.scored,
-        settings.judging,
-        first.root,
-        err,
-        axes=settings.axes,
-        limit=first.scored_limit,
-        terms=settings.terms,
-        cache=settings.cache,
-    )
+    (leg,) = legs(0)
+    result = run.evaluate(experiments[0], settings, [*others, *chosen], leg, err)
     return Compared(tuple(experiments), result, tuple(notes))
 
 
@@ -83,7 +73,7 @@ def _chosen(experiment: Experiment, settings: Settings, family: Sequence[Arm], e
     candidates = [arm for arm in family if arm.kind == "checkpoint"]
     if not several:
         return candidates[0]
-    on_dev = run.on_split(experiment, settings, several, "dev", err)
+    on_dev = run.on_split(experiment, settings, several, legs(0)[0].dev, err)
     choice = checkpoints.choose(on_dev, several)
     err.print(f"{experiment.title}: {choice.arm}, {choice.reason}", markup=False, highlight=False)
     found = next(arm for arm in candidates if arm.name == choice.arm)

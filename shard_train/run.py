@@ -5,7 +5,7 @@ The trainer is a process of its own, so this one scores: after the training, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
-from shard_eval.errors import DataError, UsageError
+from shard_eval.errors import DataError
 from shard_eval.logs import Run
 from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
@@ -24,9 +24,6 @@ from shard_train import generate, lint, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.methods import METHODS
 from shard_train.sft import PROBE, read_rows
-from shard_train.star import calibration, choose, reading
-from shard_train.star.calibration import Labelled
-from shard_train.star.guards import Guard
 
 UNTRAINED = "the base with this chain, not trained."
 REQUEST = 60  # tokens of a request with its chat template, about
@@ -212,10 +209,12 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
     base = recipe_of.weights(experiment, err)
     if experiment.recipe.shaping.scored:
-        tried_on, sharpness = probe(experiment.probe, experiment.guards), experiment.recipe.shaping.sharpness
-        made = recipe_of.weigh(experiment, made, guard(experiment.guards, sharpness), tried_on, base, err)
-        reading.release()
-        err.print(weighed(made.star), markup=False, highlight=False)
+        guard = star_sources.guard(experiment.guards, experiment.recipe.shaping.sharpness)
+        tried_on = star_sources.probe(experiment.probe, experiment.guards)
+        made = recipe_of.weigh(experiment, made, guard, tried_on, base, err)
+        del guard
+        star_sources.release()
+        err.print(star_sources.weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
     env, beside = training.devices(settings.beside)
 
@@ -240,60 +239,6 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         highlight=False,
     )
     return replace(made, summary=summary)
-
-
-def guard(names: Sequence[str], sharpness: float) -> Guard:
-    """Who says how safe answers are.
-
-    Args:
-        names: of one guard, or of several that are averaged (`star.choose`).
-        sharpness: divisor of the logits of guards that are language models.
-
-    Raises:
-        UsageError: if there is none, or one that nobody knows.
-    """
-
-    def local(model: str) -> str:
-        if model != "embedded" and not model.endswith(".gguf"):
-            return model
-        from shard_train.convert import kept
-
-        return str(kept(engine.gguf_path(model)))
-
-    device = "cuda" if training.gpus() else "cpu"
-    return choose.guard(names, sharpness, device, local, star_sources.others())
-
-
-def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled]]:
-    """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
-
-    Raises:
-        UsageError: if there is no such file, or a guard learned from those labels: they would flatter it.
-    """
-    if not path and star_sources.NAME in guards:
-        raise UsageError(
-            f"--guard {star_sources.NAME} learned from Do-Not-Answer's human labels, on which guards are tried, so "
-            "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
-            "list of [begin, end]."
-        )
-    if path and not Path(path).is_file():
-        raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
-    return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
-
-
-def weighed(star: dict[str, Any]) -> str:
-    """What a guard said of the training answers, and how far to trust it."""
-    trust = star["trust"]
-    seen = "not tried out, for it reads nothing"
-    if trust:
-        seen = (
-            f"AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
-            f"{trust['miss']:.0%} of the unsafe missed"
-        )
-    return (
-        f"guard {star['guard']}: {seen}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
-        f"{star['rows']} answers {star['unsafe_rows']:.0%} have an unsafe part; mean score {star['mean']:.2f}"
-    )
 
 
 def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> None:
@@ -354,23 +299,28 @@ def found(experiment: Experiment, leg: Leg) -> list[tuple[Path, int]]:
     return [(f.path, f.step or 0) for f in checkpoint_files.find(experiment.place(leg) / "train")]
 
 
+def evaluate(experiment: Experiment, settings: Settings, family: Sequence[Arm], leg: Leg, err: Console) -> Result:
+    """Choose among a family's checkpoints on dev, and report test."""
+    return checkpoints.evaluate_family(
+        family,
+        experiment.scored,
+        settings.judging,
+        experiment.root,
+        err,
+        dev=leg.dev,
+        test=leg.test,
+        axes=settings.axes,
+        limit=experiment.scored_limit,
+        terms=settings.terms,
+        cache=settings.cache,
+    )
+
+
 def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained], err: Console) -> Result:
     """Score all arms: choose on dev and report test, or report every fold by the model that did not see it."""
     if not experiment.folds:
         (only,) = trained
-        return checkpoints.evaluate_family(
-            arms(experiment, settings, found(experiment, only.leg)),
-            experiment.scored,
-            settings.judging,
-            experiment.root,
-            err,
-            dev=only.leg.dev,
-            test=only.leg.test,
-            axes=settings.axes,
-            limit=experiment.scored_limit,
-            terms=settings.terms,
-            cache=settings.cache,
-        )
+        return evaluate(experiment, settings, arms(experiment, settings, found(experiment, only.leg)), only.leg, err)
     parts: dict[str, list[list[Run]]] = {}
     family: list[Arm] = []
     for t in trained:
@@ -408,7 +358,7 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
             who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
             found_out.append(f"{who} these arms also selected the training data.")
     for star in (t.star for t in trained if t.star):
-        found_out.append(f"Answers weighed by {weighed(star)}.")
+        found_out.append(f"Answers weighed by {star_sources.weighed(star)}.")
         if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
             found_out.append("The judge that scores these arms also weighed the training data.")
     for leg in trained:

@@ -65,7 +65,7 @@ class Job:
 
     def write(self, path: Path) -> Path:
         """Write it as JSON; gives the path."""
-        return _write(path, asdict(self))
+        return write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -137,14 +137,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: if there is none, or a row is unreadable or has an empty answer; names the row.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"training data {str(path)!r} cannot be read: {error.strerror}.") from error
-    rows = [_row(line, f"line {n} of {path}") for n, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(line, f"line {n} of {path}") for n, line in numbered_lines(path, "training data")]
     if not rows:
         raise UsageError(f"{path} holds no rows, so there is nothing to train on.")
     return rows
+
+
+def numbered_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, each with its number.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UsageError(f"{what} {str(path)!r} cannot be read: {error.strerror}.") from error
+    return [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
@@ -349,7 +358,7 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    from shard_train.shaping import ShapedTrainer, columns
+    from shard_train.shaping import STAR, ShapedTrainer
 
     t = job.training
     labels = [[-100] * r.prompt + r.tokens[r.prompt :] for r in rows]
@@ -360,7 +369,7 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     data: dict[str, Any] = {"input_ids": [r.tokens for r in rows], "labels": labels}
     shaped = job.shaping.rule != "sft"
     if shaped:
-        data |= columns([r.star or [1.0] * len(r.tokens) for r in rows])
+        data[STAR] = [r.star or [1.0] * len(r.tokens) for r in rows]
     try:
         trainer = (partial(ShapedTrainer, shaping=job.shaping) if shaped else SFTTrainer)(
             model=job.base,
@@ -392,7 +401,7 @@ class Recorder:
         self.tokens, seconds = (kept[-1]["tokens"], kept[-1]["seconds"]) if kept else (0, 0.0)
         self.begun = time.monotonic() - seconds
         if state.is_world_process_zero:
-            _write(self.out / EVENTS, *kept)
+            write_json(self.out / EVENTS, *kept)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint."""
@@ -420,9 +429,9 @@ class Recorder:
         if config.is_file():  # PEFT writes this set in an order that differs from process to process
             settings = json.loads(config.read_text(encoding="utf-8"))
             settings["target_modules"] = sorted(settings["target_modules"])
-            _write(config, settings)
+            write_json(config, settings)
         marker = {"sha256": content_sha(folder), "step": state.global_step, "epoch": round(state.epoch, 4)}
-        _write(folder / MARKER, marker | {"loss": events(self.out)[-1]["loss"], "kind": self.kind})
+        write_json(folder / MARKER, marker | {"loss": events(self.out)[-1]["loss"], "kind": self.kind})
 
 
 def run(job: Job) -> None:
@@ -448,7 +457,7 @@ def _claim(job: Job, out: Path) -> None:
     if not started.is_file():
         if _first():
             out.mkdir(parents=True, exist_ok=True)
-            _write(started, identity)
+            write_json(started, identity)
         return
     before = json.loads(started.read_text(encoding="utf-8"))
     changed = [key for key in identity if before.get(key) != identity[key]]
@@ -527,7 +536,7 @@ def _finish(job: Job, encoded: list[Encoded], probed: str) -> None:
     if result["truncated"]:
         share = f"{result['truncated']} of {len(encoded)} rows were cut to {job.training.max_length} tokens"
         result["warning"] = f"{share} ({result['tokens_cut']} tokens lost); {result['dropped']} left out entirely."
-    _write(out / RESULT, result)
+    write_json(out / RESULT, result)
 
 
 def merge(base: str, adapter: str, out: str) -> Path:
@@ -560,7 +569,7 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _write(path: Path, *values: Any) -> Path:
+def write_json(path: Path, *values: Any) -> Path:
     """Write JSON, or JSON lines, so that the file is there entirely or not at all."""
     indent = None if path.suffix == ".jsonl" else 1
     unfinished = path.with_name(path.name + ".tmp")
