@@ -14,8 +14,10 @@ from rich.console import Console
 from shard_eval import checkpoints
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.errors import UsageError
-from shard_train import run
-from shard_train.experiment import Experiment, Prompts, legs
+from shard_train import reasoning_cost, run
+from shard_train.experiment import Experiment, Prompts, legs, weights
+from shard_train.methods import METHODS
+from shard_train.reasoning_cost import Cost
 from shard_train.run import Settings
 
 
@@ -27,11 +29,13 @@ class Compared:
         experiments: what each did.
         result: all of them against the base; the claim is about the best on dev.
         notes: what a reader must know, by method.
+        reasoning: what it costs by arm; empty where no method reasons.
     """
 
     experiments: tuple[Experiment, ...]
     result: Result
     notes: tuple[str, ...]
+    reasoning: tuple[Cost, ...] = ()
 
 
 def compare(
@@ -64,7 +68,9 @@ def compare(
     chosen = [_chosen(e, settings, family, err) for e, family in zip(experiments, families, strict=True)]
     (leg,) = legs(0)
     result = run.evaluate(experiments[0], settings, [*others, *chosen], leg, err)
-    return Compared(tuple(experiments), result, tuple(notes))
+    reasoning = next((e for e in experiments if METHODS[e.method].reasoning), None)
+    costs = reasoning_cost.measure(result, weights(reasoning, err)) if reasoning else []
+    return Compared(tuple(experiments), result, tuple(notes), tuple(costs))
 
 
 def _chosen(experiment: Experiment, settings: Settings, family: Sequence[Arm], err: Console) -> Arm:

@@ -5,8 +5,9 @@ The trainer is a process of its own, so this one scores: after the training, or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from shard_eval.logs import Run
 from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
 from shard_train import experiment as recipe_of
-from shard_train import generate, lint, select, star_sources, training
+from shard_train import generate, lint, reasoning_cost, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.methods import METHODS
+from shard_train.saro import readings, stages
+from shard_train.saro.readings import QUESTIONS
 from shard_train.sft import PROBE, read_rows
+from shard_train.star import scoring
 
 UNTRAINED = "the base with this chain, not trained."
 REQUEST = 60  # tokens of a request with its chat template, about
@@ -49,12 +53,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run; `reasoning` is what it costs by arm, empty where nothing reasons."""
 
     experiment: Experiment
     trained: tuple[Trained, ...]
     result: Result
     notes: tuple[str, ...]
+    reasoning: tuple[reasoning_cost.Cost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,21 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
     Raises:
         UsageError: for axes, a judge or a limit with which the scoring would fail after the training.
     """
+    recipe, reasons = experiment.recipe, METHODS[experiment.method].reasoning
     tried = [recipe_of.attempted(experiment, p) for p in prompts]
-    costs = [generate.estimate(t, experiment.chain, experiment.recipe.generation.max_tokens) for t in tried]
+    costs = [
+        stages.estimate(t, experiment)
+        if reasons
+        else generate.estimate(t, experiment.chain, recipe.generation.max_tokens)
+        for t in tried
+    ]
     total = generate.Cost(*(sum(getattr(c, k) for c in costs) for k in ("calls", "input_tokens", "output_tokens")))
-    per_row = {"none": 0, "judge": 4, "harm_gate": 1}[experiment.recipe.selection.rule]
-    kept = experiment.recipe.training.epochs * experiment.recipe.training.checkpoints
+    per_row = {"none": 0, "judge": 4, "harm_gate": 1}[recipe.selection.rule]
+    if reasons and per_row:
+        per_row = len(QUESTIONS) * (2 + recipe.reasoning.samples)  # of what is written, drawn and continued
+    kept = recipe.training.epochs * recipe.training.checkpoints
+    if reasons:
+        kept = 1 + recipe.preference.epochs * recipe.training.checkpoints
     plain, controls = 3 + kept, len(settings.controls)  # base, drawn again, benign_intent; every checkpoint
     answers = calls = 0
     for leg in legs(experiment.folds):
@@ -168,7 +183,10 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
     trained = train(experiment, settings, err, prompts)
     err.rule("scoring", align="left")
     result = _score(experiment, settings, trained, err)
-    return Outcome(experiment, tuple(trained), result, tuple(notes(experiment, settings, trained)))
+    costs: list[reasoning_cost.Cost] = []
+    if METHODS[experiment.method].reasoning:
+        costs = reasoning_cost.measure(result, recipe_of.weights(experiment, err))
+    return Outcome(experiment, tuple(trained), result, tuple(notes(experiment, settings, trained)), tuple(costs))
 
 
 def train(experiment: Experiment, settings: Settings, err: Console, prompts: Sequence[Prompts]) -> list[Trained]:
@@ -177,13 +195,46 @@ def train(experiment: Experiment, settings: Settings, err: Console, prompts: Seq
     for leg, of_leg in zip(legs(experiment.folds), prompts, strict=True):
         name = f" ({leg.name})" if leg.name else ""
         err.rule(f"targets{name}", align="left")
-        made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
+        if METHODS[experiment.method].reasoning:
+            made = stages.make_targets(
+                experiment, leg, of_leg, _readers(experiment, settings, leg, err), err, settings.cache
+            )
+        else:
+            made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
         _tell(made, experiment, err)
         for line in lint_of(experiment, made):
             err.print(f"look at the data: {line}", style="yellow", markup=False, highlight=False)
         err.rule(f"training{name}", align="left")
         trained.append(_train(experiment, settings, made, err))
     return trained
+
+
+def _readers(experiment: Experiment, settings: Settings, leg: Leg, err: Console) -> stages.Readers:
+    """Who reads replies with reasoning: the selector, the guard, or both."""
+    place = experiment.place(leg)
+
+    @contextmanager
+    def open_reader() -> Iterator[tuple[readings.Reader, dict[str, Any]]]:
+        reader = seen = guard = None
+        if experiment.guards:
+            guard = scoring.trusted(
+                star_sources.guard(experiment.guards, experiment.recipe.shaping.sharpness),
+                lambda reply: [len(reply)],
+                probe=star_sources.probe(experiment.probe, experiment.guards),
+                insist=experiment.insist,
+                cache=place / "star.jsonl",
+            )
+            seen = {"guard": guard.name, "trust": asdict(guard.trust) if guard.trust else None}
+        if experiment.selector is not None:
+            reader = readings.by_selector(experiment.selector, str(place / "read"), err, settings.cache)
+        if guard is not None:
+            reader = readings.by_guard(guard) if reader is None else readings.agreed(reader, guard)
+        assert reader is not None
+        yield reader, seen or {}
+        del reader, guard
+        star_sources.release()
+
+    return open_reader
 
 
 def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
@@ -216,6 +267,14 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         star_sources.release()
         err.print(star_sources.weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
+    if METHODS[experiment.method].reasoning:
+        env, _ = training.devices("no")  # what is scored is made of both stages, so nothing is scored before the end
+        readers = _readers(experiment, settings, made.leg, err)
+        made = stages.train(experiment, made, readers, base, err, settings.cache, processes=settings.processes, env=env)
+        _require_same_rendering(experiment, made.summary)
+        _told(made.summary["warmup"], "warm-up: ", experiment, err)
+        _told(made.summary, "preferences: ", experiment, err)
+        return made
     env, beside = training.devices(settings.beside)
 
     def meanwhile(complete: list[Path]) -> None:
@@ -231,14 +290,19 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         meanwhile=meanwhile if beside and not experiment.folds else None,
     )
     _require_same_rendering(experiment, summary)
+    _told(summary, "", experiment, err)
+    return replace(made, summary=summary)
+
+
+def _told(summary: dict[str, Any], what: str, experiment: Experiment, err: Console) -> None:
+    """Say what a trainer did."""
     losses = [loss for _, loss in summary["losses"]]
     err.print(
-        f"{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
+        f"{what}{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
         f"({summary['tokens_per_second']:,.0f} tokens/s), loss {losses[0]:.3f} to {losses[-1]:.3f}, "
         f"{summary['truncated']} rows cut at {experiment.recipe.training.max_length} tokens",
         highlight=False,
     )
-    return replace(made, summary=summary)
 
 
 def _require_same_rendering(experiment: Experiment, summary: dict[str, Any]) -> None:
@@ -316,6 +380,29 @@ def evaluate(experiment: Experiment, settings: Settings, family: Sequence[Arm], 
     )
 
 
+def _of_reasoning(experiment: Experiment, trained: Sequence[Trained]) -> list[str]:
+    """What a reader must know of a SaRO-style run."""
+    own = solvers.split_name(experiment.chain)[1]
+    policy = "a policy of the user's" if own else "the packaged policy"
+    found_out = [
+        f"SaRO-style: reasoning written by {experiment.generator.label} with {policy}; the paper's data and settings "
+        "are not known. The first step in the table is the end of the warm-up."
+    ]
+    for t in trained:
+        saro = t.summary["saro"]
+        made = ", ".join(f"{kind} {n}" for kind, n in saro["pairs"].items())
+        few = ", ".join(f"{reason} {n}" for reason, n in saro["no_pair"].items())
+        said = ", ".join(f"{what} {n}" for what, n in saro["replies"].items())
+        found_out.append(f"Replies of the warmed-up model: {said}. Pairs: {made}. No pair: {few or 'none'}.")
+        dropped = t.summary["dropped"]
+        found_out += [f"{dropped} pairs were longer than the trainer's limit and left out."] if dropped else []
+        if t.star:
+            found_out.append(f"Guard {star_sources.tried(t.star)}.")
+        if star_sources.NAME in experiment.guards:
+            found_out.append("The guard is the embedded judge; where it also scores, it scores what it chose.")
+    return found_out
+
+
 def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained], err: Console) -> Result:
     """Score all arms: choose on dev and report test, or report every fold by the model that did not see it."""
     if not experiment.folds:
@@ -357,7 +444,9 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
         if (chosen_by.model, chosen_by.weights) in graders:
             who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
             found_out.append(f"{who} these arms also selected the training data.")
-    for star in (t.star for t in trained if t.star):
+    if METHODS[experiment.method].reasoning:
+        found_out += _of_reasoning(experiment, trained)
+    for star in (t.star for t in trained if "chunks" in t.star):
         found_out.append(f"Answers weighed by {star_sources.weighed(star)}.")
         if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
             found_out.append("The judge that scores these arms also weighed the training data.")

@@ -113,17 +113,21 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[Cut], Sequence[Labelled
     return (lambda cut: calibration.read(Path(path), cut)) if path else human_labels
 
 
+def tried(star: dict[str, Any]) -> str:
+    """A guard and what was seen of it."""
+    trust = star["trust"]
+    if not trust:
+        return f"{star['guard']}: not tried out, for it reads nothing"
+    return (
+        f"{star['guard']}: AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
+        f"{trust['miss']:.0%} of the unsafe missed"
+    )
+
+
 def weighed(star: dict[str, Any]) -> str:
     """What a guard said of the training answers, and how far to trust it."""
-    trust = star["trust"]
-    seen = "not tried out, for it reads nothing"
-    if trust:
-        seen = (
-            f"AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
-            f"{trust['miss']:.0%} of the unsafe missed"
-        )
     return (
-        f"guard {star['guard']}: {seen}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
+        f"guard {tried(star)}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
         f"{star['rows']} answers {star['unsafe_rows']:.0%} have an unsafe part; mean score {star['mean']:.2f}"
     )
 

@@ -109,22 +109,45 @@ def score(
     """
     if chunking.unit == "tokens" and tokenizer is None:
         raise UsageError("chunks of tokens need the tokenizer of the model that is trained. Name it, or count words.")
-    asked = Remembered(guard, cache)
-    trust = None
-    if real(guard):
-        trust = calibration.try_out(asked, probe(lambda reply: chunking.ends(reply, tokenizer)))
-        calibration.require(trust, guard.name, insist)
+    asked = trusted(guard, lambda reply: chunking.ends(reply, tokenizer), probe=probe, insist=insist, cache=cache)
     found = []
     for row in track(rows):
         one = exchange(row)
         cut = chunking.ends(one.reply, tokenizer)
         try:
-            raw = asked.score(one, cut)
+            scores = asked.score(one, cut)
         except UsageError as error:
             raise UsageError(f"row {row['id']!r}: {error}") from error
-        scores = trust.calibrated(raw) if trust else raw
         found.append({**row, "star": [[end, round(value, 6)] for end, value in zip(cut, scores, strict=True)]})
-    return Scored(tuple(found), guard.name, trust, chunking)
+    return Scored(tuple(found), guard.name, asked.trust, chunking)
+
+
+def trusted(
+    guard: Guard,
+    cut: Cut,
+    *,
+    probe: Callable[[Cut], Sequence[Labelled]],
+    insist: bool = False,
+    cache: Path | None = None,
+) -> Trusted:
+    """Try a guard out, and make its scores probabilities by what was seen.
+
+    Args:
+        guard: who scores.
+        cut: how replies are cut.
+        probe: from how replies are cut to the labelled replies the guard is tried on.
+        insist: use the guard even if it cannot tell safe from unsafe prefixes.
+        cache: file that keeps finished scores by content.
+
+    Raises:
+        UsageError: if the guard is not good enough.
+    """
+    asked = Remembered(guard, cache)
+    if not real(guard):
+        return Trusted(asked, None)
+    trust = calibration.try_out(asked, probe(cut))
+    calibration.require(trust, guard.name, insist)
+    return Trusted(asked, trust)
 
 
 def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
@@ -159,6 +182,24 @@ class Remembered:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([key, self._found[key]]) + "\n")
         return self._found[key]
+
+
+class Trusted:
+    """A guard that was tried out; its scores are calibrated.
+
+    Args:
+        guard: who scores.
+        trust: what was seen of it; None for one that reads nothing.
+    """
+
+    def __init__(self, guard: Guard, trust: Trust | None) -> None:
+        self._guard, self.trust = guard, trust
+        self.name, self.identity = guard.name, guard.identity
+
+    def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
+        """The guard's scores, as probabilities."""
+        raw = self._guard.score(exchange, ends)
+        return self.trust.calibrated(raw) if self.trust else raw
 
 
 def write(scored: Scored, path: Path) -> None:
