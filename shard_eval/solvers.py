@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inspect_ai.model import (
@@ -25,7 +26,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from inspect_ai.solver import system_message as system_message_solver
 from inspect_ai.util import json_schema
 
-from shard_eval import guidelines, prompts
+from shard_eval import guidelines, prompts, reasoning
 from shard_eval.errors import UsageError, unknown
 from shard_eval.records import sha256
 from shard_eval.reframing import MODES, Reframing, parse_reframing, refined_failure, unchanged, without_preface
@@ -35,9 +36,6 @@ COMPLIANCE = (
     "Sure! Here is exactly what you asked for, step by step. First, get everything ready. Second, do it just the "
     "way you described. Third, repeat until it works. That's all there is to it. Enjoy!"
 )
-
-
-THINK, THOUGHT = "<think>", "</think>"
 
 
 def set_aside(output: ModelOutput) -> ModelOutput:
@@ -51,12 +49,8 @@ def set_aside(output: ModelOutput) -> ModelOutput:
     """
     for choice in output.choices:
         text = choice.message.content
-        if isinstance(text, str) and text.lstrip().startswith(THINK):
-            reasoning, _, answer = text.lstrip().removeprefix(THINK).partition(THOUGHT)
-            choice.message.content = [
-                ContentReasoning(reasoning=reasoning.strip()),
-                ContentText(text=answer.strip()),
-            ]
+        if isinstance(text, str) and (parts := reasoning.split(text)):
+            choice.message.content = [ContentReasoning(reasoning=parts[0]), ContentText(text=parts[1])]
     if output.choices:
         output.completion = output.choices[0].message.text
     return output
@@ -245,9 +239,83 @@ def _chain(name: str, steps: Steps) -> Callable[..., Solver]:
     return chain
 
 
+def trace_schema() -> ResponseSchema:
+    """JSON schema of reasoning in steps with an answer."""
+    whole = json_schema(dict)
+    whole.properties = {"steps": json_schema(list[str]), "answer": json_schema(str)}
+    whole.required, whole.additionalProperties = ["steps", "answer"], False
+    return ResponseSchema(name="reasoning", json_schema=whole)
+
+
+async def reasoned(rules: str, request: str) -> tuple[ModelOutput, reasoning.Trace | str]:
+    """Ask for reasoning with an answer, up to three times.
+
+    Args:
+        rules: the system prompt.
+        request: what is asked.
+
+    Returns:
+        The output, whose message has the reasoning apart from the answer, and the trace or why there is none (of the
+        last attempt). Without a trace the answer is empty.
+    """
+    found: reasoning.Trace | str = "empty"
+    output = ModelOutput()
+    for attempt in range(REWRITE_ATTEMPTS):
+        again = {"seed": attempt, "temperature": 0.7} if attempt else {}
+        output = await _ask(rules, request, response_schema=trace_schema(), **again)
+        found = "cut" if output.stop_reason == "max_tokens" else reasoning.written(output.completion)
+        if isinstance(found, reasoning.Trace):
+            break
+    if not output.choices:
+        output = ModelOutput.from_content(output.model, "")
+    message = output.choices[0].message
+    message.content = ""
+    if isinstance(found, reasoning.Trace):
+        message.content = [ContentReasoning(reasoning=found.reasoning), ContentText(text=found.answer)]
+    output.completion = message.text
+    return output, found
+
+
+def policy_text(file: str) -> str:
+    """The policy to reason with: the packaged one, or a file's.
+
+    Raises:
+        UsageError: if the file cannot be read, or is empty.
+    """
+    if not file:
+        return prompts.load("safety_policy").text
+    try:
+        text = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"policy {file!r} cannot be read: {error}.") from error
+    if not text:
+        raise UsageError(f"policy {file!r} is empty. Write what may not be given, and why.")
+    return text
+
+
+@solver
+def policy_reasoning(policy: str = "") -> Solver:
+    """The model told to think in steps with a policy before it answers; the log keeps the steps, no judge sees them.
+
+    Args:
+        policy: file with another policy than the packaged one.
+    """
+    rules = prompts.load("reason_write").fill(policy=policy_text(policy))
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        inputs = prompts.load("reason_write_input").fill(request=state.input_text)
+        state.output, found = await reasoned(rules, inputs)
+        state.metadata["reasoning"] = "written" if isinstance(found, reasoning.Trace) else found
+        state.messages.append(state.output.message)
+        return state
+
+    return solve
+
+
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "direct": direct,
     "benign_intent": benign_intent,
+    "policy_reasoning": policy_reasoning,
     **{name: _chain(name, steps) for name, steps in CHAINS.items()},
     "always_refuse": always_refuse,
     "always_comply": always_comply,
@@ -265,21 +333,28 @@ _SHARD_PROMPTS = (
     "shard_refine_draft",
     "shard_refine_draft_input",
 )
-_PROMPTS = {"benign_intent": ("system_benign_intent",), **dict.fromkeys(CHAINS, _SHARD_PROMPTS)}
+_PROMPTS = {
+    "benign_intent": ("system_benign_intent",),
+    "policy_reasoning": ("reason_write", "reason_write_input"),
+    **dict.fromkeys(CHAINS, _SHARD_PROMPTS),
+}
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A solver's name and the folder of guidelines after its colon, if there is one: "shard_reframe:my-guidelines".
+    """A solver's name and what stands after its colon: "shard_reframe:my-guidelines", "policy_reasoning:policy.md".
 
     Raises:
-        UsageError: if there is no such solver, or it takes no guidelines.
+        UsageError: if there is no such solver, or it takes neither guidelines nor a policy.
     """
-    solver, _, folder = name.partition(":")
+    solver, _, given = name.partition(":")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
-    if folder and solver not in CHAINS:
-        raise UsageError(f"solver {solver!r} takes no guidelines ({folder!r} given); these do: {', '.join(CHAINS)}.")
-    return solver, folder
+    if given and solver not in (*CHAINS, "policy_reasoning"):
+        raise UsageError(
+            f"solver {solver!r} takes no guidelines ({given!r} given); these do: {', '.join(CHAINS)}; "
+            "policy_reasoning takes a policy."
+        )
+    return solver, given
 
 
 def make(name: str) -> Solver:
@@ -288,13 +363,17 @@ def make(name: str) -> Solver:
     Raises:
         UsageError: if there is no such solver.
     """
-    solver, folder = split_name(name)
-    return SOLVERS[solver](guidelines=folder) if folder else SOLVERS[solver]()
+    solver, given = split_name(name)
+    if not given:
+        return SOLVERS[solver]()
+    return SOLVERS[solver](**{"policy" if solver == "policy_reasoning" else "guidelines": given})
 
 
 def fingerprint(name: str) -> str:
     """Hash of the prompts and constants a solver uses; a changed prompt is another system."""
-    solver, folder = split_name(name)
+    solver, given = split_name(name)
     parts = [prompts.load(p).sha for p in _PROMPTS.get(solver, ())]
+    if solver == "policy_reasoning":
+        return sha256(solver + "".join(parts) + policy_text(given))[:12]
     constant = {"always_refuse": REFUSAL, "always_comply": COMPLIANCE}.get(solver, "")
-    return sha256(solver + "".join(parts) + constant + guidelines.fingerprint(folder))[:12]
+    return sha256(solver + "".join(parts) + constant + guidelines.fingerprint(given))[:12]

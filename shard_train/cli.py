@@ -41,6 +41,7 @@ def train() -> None:
     shard train teacher --model ./small --teacher vllm/LARGE …    the same targets by a larger model
     shard train star_dss --model … --data MIXED.jsonl --guard G   given answers, shaped by a guard
     shard train sft --model … --data MIXED.jsonl --shape RULE     given answers, plainly or by another baseline
+    shard train saro --model … --prompts dna,mini                 reasoning with a policy, then preferences (SaRO-style)
     shard train compare-methods --methods sft,star_dss,shard …    several of them, in one table
     shard train watch DIR --base MODEL                            checkpoints that any other trainer writes
     """  # noqa: D301 (click reads the control character)
@@ -56,7 +57,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "-p", "--prompts", default=None, help="Benchmarks and .jsonl files of yours, comma-separated."
             ),
             click.option("--config", type=click.Path(path_type=Path), default=None, help="Default: the method's."),
-            click.option("--teacher", default=None, help="For `teacher`: the larger model, as for `shard score`."),
+            click.option("--teacher", default=None, help="For `teacher`, and `saro`: the larger model."),
             click.option(
                 "--targets",
                 type=click.Choice(["generated", "recorded"]),
@@ -67,6 +68,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--without", type=click.Choice(list(WITHOUT)), default=None, help="Ablation: leave one step out."
             ),
             click.option("--guidelines", default="", help="Folder of category guidelines of another taxonomy."),
+            click.option("--policy", default="", metavar="FILE", help="For `saro`: another policy to reason with."),
             click.option(
                 "--data", default="", metavar="FILE", help="Learn the answers of this .jsonl; --prompts only scores."
             ),
@@ -97,7 +99,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--controls",
                 default=None,
-                help="Further solvers of the base; '' for none. Default shard_reframe; none with --embedded.",
+                help="Further solvers of the base; '' for none. Default the method's own; none with --embedded.",
             ),
             click.option("--processes", type=int, default=1, help="Training processes, through accelerate."),
             click.option(
@@ -162,6 +164,17 @@ def star_dss(**options: Any) -> None:
     _run("star_dss", options)
 
 
+@train.command()
+@_options
+def saro(**options: Any) -> None:
+    """SaRO-style: learn to reason with a policy, then prefer replies that reflect on safety early.
+
+    The model itself writes the reasoning, or --teacher. A selector says what may be learned, a --guard, or both. What
+    is judged is the answer behind the reasoning, whose cost in tokens stands in the result.
+    """
+    _run("saro", options)
+
+
 @train.command("compare-methods")
 @click.option(
     "--methods",
@@ -178,14 +191,14 @@ def compare_methods(methods: str, **options: Any) -> None:
     """
     from shard_eval import report, report_checkpoints
     from shard_train import experiment as stages
-    from shard_train import methods_compared, run
+    from shard_train import methods_compared, reasoning_cost, run
 
     out, err = consoles()
     if options["merge"] or options["folds"] or options["shape"]:
         raise UsageError("compare-methods takes no --merge, --folds or --shape; a shape is named behind its method.")
     experiments = [_experiment(name, _options_of(name, shape, options)) for name, shape in _method_names(methods)]
     methods_compared.require_comparable(experiments)
-    settings = _settings(options)
+    settings = _settings(options, "")
     prompts = [[stages.gather(e, leg) for leg in stages.legs(0)] for e in experiments]
     paid: list[str] = []
     for e, of_each in zip(experiments, prompts, strict=True):
@@ -199,9 +212,13 @@ def compare_methods(methods: str, **options: Any) -> None:
     folder = report_checkpoints.write(found.result, options["log_dir"], {})
     if options["as_json"]:
         family = report_checkpoints.to_json(found.result)
-        click.echo(report.dumps({"methods": [e.title for e in experiments], "notes": found.notes, **family}), nl=False)
+        costs = {"reasoning": reasoning_cost.to_json(found.reasoning)} if found.reasoning else {}
+        about = {"methods": [e.title for e in experiments], "notes": found.notes, **costs}
+        click.echo(report.dumps({**about, **family}), nl=False)
     else:
         report_checkpoints.render(out, found.result)
+        if found.reasoning:
+            report.show(out, [reasoning_cost.grid(found.reasoning)])
         for note in found.notes:
             out.print(note, markup=False, highlight=False)
         out.print(f"[dim]{folder}[/dim]", highlight=False)
@@ -226,8 +243,11 @@ def _options_of(method: str, shape: str | None, options: dict[str, Any]) -> dict
     found = {**options, "shape": shape}
     if not METHODS[method].given:
         found["data"] = ""
-    if method != "teacher":
+    if method not in ("teacher", "saro"):
         found["teacher"] = None
+    if METHODS[method].reasoning:
+        return found | {"without": None, "guidelines": "", "targets": "generated"}
+    found["policy"] = ""
     if not _recipe(method, found, options["embedded"]).shaping.scored:
         found["guards"] = ()
     return found
@@ -260,25 +280,25 @@ def star_score(
     from rich.progress import track
 
     from shard_eval import report
-    from shard_train import run
-    from shard_train.star import scoring
+    from shard_train import star_sources
+    from shard_train.star import rows, scoring
 
     console, err = consoles()
     scored = scoring.score(
-        scoring.read(data),
-        run.guard(guards, sharpness),
+        rows.read(data),
+        star_sources.guard(guards, sharpness),
         scoring.Chunking(chunk),
-        probe=run.probe(probe, guards),
+        probe=star_sources.probe(probe, guards),
         insist=any_guard,
         cache=Path(f"{out}.cache.jsonl"),
-        track=lambda rows: track(rows, "guard", console=err, transient=True, disable=not err.is_terminal),
+        track=lambda some: track(some, "guard", console=err, transient=True, disable=not err.is_terminal),
     )
     scoring.write(scored, out)
     Path(f"{out}.cache.jsonl").unlink(missing_ok=True)
     if as_json:
         click.echo(report.dumps(scored.to_json()), nl=False)
     else:
-        console.print(run.weighed(scored.to_json()), markup=False, highlight=False)
+        console.print(star_sources.weighed(scored.to_json()), markup=False, highlight=False)
         console.print(str(out), markup=False, highlight=False)
 
 
@@ -294,7 +314,7 @@ def mix(task: Path, harmful: Path, share: float, size: int | None, seed: int, ou
     import json
 
     from shard_train.mixture import mix as mixed
-    from shard_train.star.scoring import read
+    from shard_train.star.rows import read
 
     console, _ = consoles()
     if out.exists():
@@ -317,7 +337,7 @@ def lint(data: Path, as_json: bool) -> None:
 
     from shard_eval import report
     from shard_train.lint import lint as look
-    from shard_train.star.scoring import read
+    from shard_train.star.rows import read
 
     console, _ = consoles()
     rows = read(data)
@@ -362,7 +382,7 @@ def _run(method: str, options: dict[str, Any]) -> None:
     from shard_train import run as running
 
     out, err = consoles()
-    experiment, settings = _experiment(method, options), _settings(options)
+    experiment, settings = _experiment(method, options), _settings(options, method)
     err.rule(f"{method} · {experiment.student.name}", align="left")
     prompts = [stages.gather(experiment, leg) for leg in stages.legs(experiment.folds)]
     bill = running.announce(experiment, settings, prompts, err)
@@ -392,6 +412,7 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     Raises:
         UsageError: if they contradict each other or name nothing.
     """
+    from shard_eval import solvers
     from shard_train.experiment import Experiment, arm_decoding
 
     embedded = options["embedded"]
@@ -412,7 +433,12 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     _check_data(method, options, recipe)
     if options["merge"] and recipe.training.kind == "full":
         raise UsageError('--merge: training.kind = "full" leaves whole models, there is no adapter to merge.')
+    reasons = METHODS[method].reasoning
     chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
+    chain = f"{chain}:{options['guidelines']}" if options["guidelines"] else chain
+    if reasons:
+        chain = _policy_chain(options)
+        solvers.fingerprint(chain)  # a policy that cannot be read is refused here
     student = _system(model, arm_decoding(recipe), options["model_args"], options["label"])
     rule = recipe.selection.rule
     selector = _system(options["selector"], None, ()) if options["selector"] else student if rule != "none" else None
@@ -423,10 +449,10 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         names,
         recipe,
         model_args=pairs(options["model_args"]),
-        chain=f"{chain}:{options['guidelines']}" if options["guidelines"] else chain,
+        chain=chain,
         teacher=_system(options["teacher"], None, ()) if options["teacher"] else None,
         selector=selector,
-        recorded=embedded or given or options["targets"] == "recorded",
+        recorded=not reasons and (embedded or given or options["targets"] == "recorded"),
         limit=_positive("--limit", EMBEDDED_ROWS if embedded and options["limit"] is None else options["limit"]),
         scored_limit=_positive("--score-limit", options["score_limit"]),
         folds=options["folds"],
@@ -457,7 +483,7 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
-    from shard_train import run, star_sources
+    from shard_train import star_sources
     from shard_train.star import choose
 
     if options["data"] and not METHODS[method].given:
@@ -466,13 +492,43 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError("--data with --folds: the file is learned whole, there is nothing to leave out.")
     if options["data"] and not options["data"].endswith(".jsonl"):
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
+    if METHODS[method].reasoning:
+        _check_reasoning(options, recipe)
+    elif options["policy"]:
+        raise UsageError(f"--policy: `{method}` learns no reasoning; `saro` does.")
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
     if options["guards"]:
-        run.probe(options["probe"], options["guards"])
+        star_sources.probe(options["probe"], options["guards"])
         choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.others())
-    if options["guards"] and not recipe.shaping.scored:
+    if options["guards"] and not recipe.shaping.scored and not METHODS[method].reasoning:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
+
+
+def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:
+    """Check what a SaRO-style run is given.
+
+    Raises:
+        UsageError: if something is missing, or has no use.
+    """
+    from shard_train.saro.readings import require_reader
+
+    for name in ("without", "guidelines", "shape"):
+        if options[name]:
+            raise UsageError(f"--{name}: `saro` has no such part; it reasons with a --policy.")
+    if options["targets"] == "recorded":
+        raise UsageError("--targets recorded: no reasoning is recorded with the prompts; `saro` writes it.")
+    if recipe.selection.rule == "harm_gate":
+        raise UsageError(
+            'selection rule \'harm_gate\': `saro` takes "judge" (a selector reads) or "none" (a guard does).'
+        )
+    if recipe.training.kind == "qlora":
+        raise UsageError("training.kind = 'qlora': a 4-bit base cannot hold the first stage merged in. Use 'lora'.")
+    require_reader(bool(options["guards"]), recipe.selection.rule == "judge")
+
+
+def _policy_chain(options: dict[str, Any]) -> str:
+    return f"policy_reasoning:{options['policy']}" if options["policy"] else "policy_reasoning"
 
 
 def _recipe(method: str, options: dict[str, Any], embedded: bool) -> Recipe:
@@ -509,13 +565,15 @@ def _positive(option: str, value: int | None) -> int | None:
     return value
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], method: str) -> Settings:
     from shard_eval import solvers
     from shard_eval.compare import Terms
     from shard_train.run import Settings
 
     # The embedded model cannot reframe, so the chain as a system would cost more than all other arms and say nothing.
     chain = f"shard_reframe:{options['guidelines']}" if options["guidelines"] else "shard_reframe"
+    if method == "saro":
+        chain = _policy_chain(options)
     wanted = options["controls"] if options["controls"] is not None else "" if options["embedded"] else chain
     controls = tuple(dict.fromkeys(c.strip() for c in wanted.split(",") if c.strip()))
     for name in controls:

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from shard_eval import benchmarks, leaks, solvers
+from shard_eval import prompts as prompt_files
 from shard_eval.errors import UsageError
 from shard_eval.logs import inert_cell
 from shard_eval.packaged import file_sha
@@ -30,8 +31,9 @@ from shard_eval.systems import Decoding, System, resolve_checkpoint
 from shard_train import generate, select, training
 from shard_train.methods import METHODS
 from shard_train.recipe import Recipe
+from shard_train.saro.readings import QUESTIONS
 from shard_train.sft import Job
-from shard_train.star.calibration import Labelled
+from shard_train.star.calibration import Cut, Labelled
 from shard_train.star.guards import Guard
 
 SAMPLE = "shard-eval sample 1"  # decides which prompts a limit takes
@@ -128,7 +130,20 @@ class Experiment:
             "folds": self.folds,
             **self.limits,
             **({"data": file_sha(Path(self.data))} if self.data else {}),
-            **({"guards": list(self.guards), "probe": self.probe} if self.recipe.shaping.scored else {}),
+            **({"guards": list(self.guards), "probe": self.probe} if self.guards else {}),
+            **({"saro": self._saro} if METHODS[self.method].reasoning else {}),
+        }
+
+    @property
+    def _saro(self) -> dict[str, Any]:
+        """What reasoning is written and read by."""
+        policy = prompt_files.load("safety_policy")
+        own = solvers.split_name(self.chain)[1]
+        return {
+            "policy": {"sha256": sha256(solvers.policy_text(own)), **({} if own else {"version": policy.version})},
+            "reasoning": asdict(self.recipe.reasoning),
+            "preference": asdict(self.recipe.preference),
+            "prompts": {name: prompt_files.load(name).sha for name in ("reason_continue", *QUESTIONS)},
         }
 
     @property
@@ -145,8 +160,8 @@ class Experiment:
     @property
     def title(self) -> str:
         """The method's name, with how its targets are learned where that is not said by it."""
-        rule = self.recipe.shaping.rule
-        return self.method if rule in ("sft", self.method) else f"{self.method} {rule}"
+        name, rule = METHODS[self.method].label or self.method, self.recipe.shaping.rule
+        return name if rule in ("sft", self.method) else f"{name} {rule}"
 
     @cached_property
     def scored(self) -> tuple[str, ...]:
@@ -243,7 +258,7 @@ class Trained:
         generated: by the model itself.
         decisions: about every target.
         summary: the trainer's own, with the checkpoints.
-        star: what was seen of the guard that weighed the answers, and what it said of them; empty without one.
+        star: what was seen of the guard that weighed or read the answers, and what it said of them; empty without one.
     """
 
     leg: Leg
@@ -283,16 +298,33 @@ def make_targets(experiment: Experiment, leg: Leg, prompts: Prompts, console: Co
     rule = experiment.recipe.selection.rule
     decisions = select.select(targets, rule, experiment.selector, str(place / "select"), console, cache=cache)
     found = Trained(leg, prompts, made, tuple(decisions))
+    why = (
+        "Rewriting needs a model of some 1.5B parameters or more; --select none keeps all that is usable, "
+        "--targets recorded takes those of mini."
+    )
     attempts = made.targets if experiment.recorded else ()
-    _write(place / "targets.csv", _table([*(select.Decision(t, "attempt only") for t in attempts), *decisions]))
-    if not found.rows:
-        why = ", ".join(f"{reason} {n}" for reason, n in select.reasons(decisions).items())
-        raise UsageError(
-            f"no target is left to train on ({why}; {place / 'targets.csv'}). Rewriting needs a model of some 1.5B "
-            "parameters or more; --select none keeps all that is usable, --targets recorded takes those of mini."
-        )
-    _write(place / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, found.rows)))
+    write_data(experiment, found, [*(select.Decision(t, "attempt only") for t in attempts), *decisions], why)
     return found
+
+
+def write_data(experiment: Experiment, found: Trained, table: Sequence[select.Decision], hint: str) -> None:
+    """Write a leg's data file, and the table of what became of each prompt.
+
+    Args:
+        experiment: what is done.
+        found: the leg.
+        table: all that was tried.
+        hint: what to do if nothing is left.
+
+    Raises:
+        UsageError: if nothing is left to learn from.
+    """
+    place = experiment.place(found.leg)
+    _write(place / "targets.csv", _table(table))
+    if not found.rows:
+        why = ", ".join(f"{reason} {n}" for reason, n in select.reasons(found.decisions).items())
+        raise UsageError(f"no target is left to train on ({why}; {place / 'targets.csv'}). {hint}")
+    _write(place / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_row, found.rows)))
 
 
 def _row(target: generate.Target) -> dict[str, Any]:
@@ -352,17 +384,17 @@ def weigh(
     experiment: Experiment,
     trained: Trained,
     guard: Guard,
-    probe: Callable[[int], Sequence[Labelled]],
+    probe: Callable[[Cut], Sequence[Labelled]],
     base: Path,
     console: Console,
 ) -> Trained:
-    """Write a guard's scores into a leg's data file (`shard_train.star`), or find that none are needed.
+    """Write a guard's scores into a leg's data file (`shard_train.star`).
 
     Args:
         experiment: what is done.
         trained: the leg, with its data file.
         guard: who scores.
-        probe: from words per chunk to the labelled replies it is tried on.
+        probe: from how replies are cut to the labelled replies it is tried on.
         base: the checkpoint that is trained, for its tokenizer.
         console: for the progress bar.
 
@@ -372,10 +404,12 @@ def weigh(
     from rich.progress import track
 
     from shard_train.sft import load_tokenizer, read_rows
+    from shard_train.star import rows as rows_of
     from shard_train.star import scoring
 
     place, s = experiment.place(trained.leg), experiment.recipe.shaping
-    spans = {_said(r): r["unsafe"] for r in _rows(experiment.data) if r.get("unsafe")}
+    given = rows_of.read(Path(experiment.data)) if experiment.data else []
+    spans = {_said(row): row["unsafe"] for row in given if row.get("unsafe")}
     rows = [
         row | ({"unsafe": spans[_said(row)]} if _said(row) in spans else {}) for row in read_rows(place / "data.jsonl")
     ]
@@ -397,19 +431,13 @@ def _said(row: dict[str, Any]) -> tuple[str, str]:
     return row["prompt"][-1]["content"], row["completion"][0]["content"]
 
 
-def _rows(data: str) -> list[dict[str, Any]]:
-    from shard_train.star import scoring
-
-    return scoring.read(Path(data)) if data else []
-
-
-def checkpoint(experiment: Experiment, folder: Path, name: str) -> System:
-    """A checkpoint as it is served: the same engine, dtype and decoding as its base."""
+def checkpoint(experiment: Experiment, folder: Path, name: str, decoding: Decoding | None = None) -> System:
+    """A checkpoint as it is served: the same engine, dtype and, unless another is given, decoding as its base."""
     student = experiment.student
     return resolve_checkpoint(
         experiment.model,
         folder,
-        decoding=student.decoding,
+        decoding=decoding or student.decoding,
         dtype=student.dtype,
         label=name,
         model_args=experiment.model_args,

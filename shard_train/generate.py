@@ -33,7 +33,8 @@ class Target:
         key: the record's benchmark, id and prompt hash.
         draft: the ordinary answer (O1).
         refined: the answer to learn (O2); "" if there is none.
-        outcome: "refined", "unchanged", "rewrite: REASON", "refined: REASON", or "recorded".
+        outcome: "refined", "unchanged", "rewrite: REASON", "refined: REASON", or "recorded"; of a reply with reasoning
+            "written" or "reasoning: REASON".
         reframed: the rewritten request (P2); "" if there is none.
         mode: its response mode.
         failures: why earlier attempts at a rewrite were not taken.
@@ -52,7 +53,7 @@ class Target:
     @property
     def usable(self) -> bool:
         """Whether there is an answer to learn."""
-        return self.outcome in ("refined", "recorded")
+        return self.outcome in ("refined", "recorded", "written")
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,27 @@ def generate(
         LogError: if the evaluation did not finish.
         KeyboardInterrupt: if the user stopped it; what was finished is kept.
     """
+    task = generation_task(records, system.solver)
+    log_dir = evaluate(task, f"{system.name} · training targets", system, folder, console, cache=cache, **limits)
+    return read(log_dir, records)
+
+
+def evaluate(
+    task: Task, title: str, system: System, folder: str, console: Console, *, cache: bool = True, **limits: Any
+) -> str:
+    """Run a task with a System and its decoding, or continue where it stopped.
+
+    Returns:
+        The folder of its logs.
+
+    Raises:
+        LogError, KeyboardInterrupt: as `generate`.
+    """
     config = system.config(cache)
-    log_dir = running.evaluate(
-        generation_task(records, system.solver),
-        f"{system.name} · training targets",
-        len(records),
+    return running.evaluate(
+        task,
+        title,
+        len(task.dataset) * (task.epochs or 1),
         folder,
         console,
         model=system.open(cache),
@@ -117,7 +134,6 @@ def generate(
         },
         **limits,
     )
-    return read(log_dir, records)
 
 
 def read(log_dir: str, records: Sequence[Record]) -> Generated:

@@ -14,8 +14,10 @@ from rich.console import Console
 from shard_eval import checkpoints
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.errors import UsageError
-from shard_train import run
-from shard_train.experiment import Experiment, Prompts
+from shard_train import reasoning_cost, run
+from shard_train.experiment import Experiment, Prompts, legs, weights
+from shard_train.methods import METHODS
+from shard_train.reasoning_cost import Cost
 from shard_train.run import Settings
 
 
@@ -27,11 +29,13 @@ class Compared:
         experiments: what each did.
         result: all of them against the base; the claim is about the best on dev.
         notes: what a reader must know, by method.
+        reasoning: what it costs by arm; empty where no method reasons.
     """
 
     experiments: tuple[Experiment, ...]
     result: Result
     notes: tuple[str, ...]
+    reasoning: tuple[Cost, ...] = ()
 
 
 def compare(
@@ -62,19 +66,11 @@ def compare(
     families = [run.arms(e, settings, folders) for e, folders in zip(experiments, trained, strict=True)]
     others = [arm for arm in families[0] if arm.kind != "checkpoint"]
     chosen = [_chosen(e, settings, family, err) for e, family in zip(experiments, families, strict=True)]
-    first = experiments[0]
-    result = checkpoints.evaluate_family(
-        [*others, *chosen],
-        first.scored,
-        settings.judging,
-        first.root,
-        err,
-        axes=settings.axes,
-        limit=first.scored_limit,
-        terms=settings.terms,
-        cache=settings.cache,
-    )
-    return Compared(tuple(experiments), result, tuple(notes))
+    (leg,) = legs(0)
+    result = run.evaluate(experiments[0], settings, [*others, *chosen], leg, err)
+    reasoning = next((e for e in experiments if METHODS[e.method].reasoning), None)
+    costs = reasoning_cost.measure(result, weights(reasoning, err)) if reasoning else []
+    return Compared(tuple(experiments), result, tuple(notes), tuple(costs))
 
 
 def _chosen(experiment: Experiment, settings: Settings, family: Sequence[Arm], err: Console) -> Arm:
@@ -83,7 +79,7 @@ def _chosen(experiment: Experiment, settings: Settings, family: Sequence[Arm], e
     candidates = [arm for arm in family if arm.kind == "checkpoint"]
     if not several:
         return candidates[0]
-    on_dev = run.on_split(experiment, settings, several, "dev", err)
+    on_dev = run.on_split(experiment, settings, several, legs(0)[0].dev, err)
     choice = checkpoints.choose(on_dev, several)
     err.print(f"{experiment.title}: {choice.arm}, {choice.reason}", markup=False, highlight=False)
     found = next(arm for arm in candidates if arm.name == choice.arm)

@@ -20,7 +20,7 @@ def mix(
     """A mixture in random order.
 
     Args:
-        task: rows with prompt and completion (`star.scoring.read`).
+        task: rows with prompt and completion (`star.rows.read`).
         harmful: the same; a row that marks no unsafe part is unsafe as a whole, which only the oracle guard reads.
         share: of the mixture that is harmful, above 0 and below 1.
         size: rows of the mixture; default as many as all task rows allow.

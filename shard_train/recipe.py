@@ -6,11 +6,12 @@ Published numbers are from SHARD (arXiv:2606.15517), Table 8 and appendix C.2, u
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from shard_eval.errors import UsageError, unknown
+from shard_eval.reasoning import TAGS
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 KINDS = ("lora", "qlora", "full")
@@ -157,6 +158,74 @@ class Shaping:
 
 
 @dataclass(frozen=True)
+class Reasoning:
+    """How reasoning is written and drawn for the method `saro`. The paper's settings are not known: these are our own.
+
+    Attributes:
+        tags: around the reasoning, one of `reasoning.TAGS`.
+        longest: words of a trace that is learned; longer ones are left out and counted.
+        samples: replies drawn to each training prompt after the warm-up.
+        temperature: of those.
+        gap: steps by which the chosen of two replies must reflect earlier.
+        longer: a chosen reply of a process pair has at most so many times the length of the rejected one.
+        begun: steps that the two replies of a pair with a common beginning share.
+    """
+
+    tags: str = "think"
+    longest: int = 800
+    samples: int = 8
+    temperature: float = 1.0
+    gap: int = 1
+    longer: float = 1.5
+    begun: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("reasoning.tags", self.tags, tuple(TAGS))
+        for name, least in (("longest", 1), ("samples", 2), ("gap", 1), ("begun", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"reasoning.{name} = {getattr(self, name)} must be at least {least}.")
+        if self.longer < 1:
+            raise UsageError(f"reasoning.longer = {self.longer} must be at least 1.")
+        if self.temperature <= 0:
+            raise UsageError(
+                f"reasoning.temperature = {self.temperature} must be above 0, or all samples are the same."
+            )
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) after the warm-up; our own settings.
+
+    Attributes:
+        beta: how tightly the model is held to the one after the warm-up.
+        sft: weight of the chosen reply's plain loss beside it.
+        learning_rate: at the top of the schedule.
+        epochs: passes over the pairs.
+        batch: pairs per optimiser step over all devices.
+        per_device: pairs per forward pass on one device.
+    """
+
+    beta: float = 0.1
+    sft: float = 0.2
+    learning_rate: float = 5e-5
+    epochs: int = 1
+    batch: int = 32
+    per_device: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "per_device"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"preference.{name} = {getattr(self, name)} must be at least 1.")
+        if self.batch % self.per_device:
+            raise UsageError(f"preference.batch = {self.batch} must be a multiple of per_device = {self.per_device}.")
+        if not self.beta > 0 or self.sft < 0 or not 0 < self.learning_rate < 1:
+            raise UsageError(
+                f"preference: beta = {self.beta} must be above 0, sft = {self.sft} not negative, learning_rate = "
+                f"{self.learning_rate} above 0 and below 1."
+            )
+
+
+@dataclass(frozen=True)
 class Scoring:
     """How every arm answers when it is scored; the same for all, so that they differ in one thing.
 
@@ -181,6 +250,8 @@ class Recipe:
     selection: Selection = field(default_factory=Selection)
     training: Training = field(default_factory=Training)
     shaping: Shaping = field(default_factory=Shaping)
+    reasoning: Reasoning = field(default_factory=Reasoning)
+    preference: Preference = field(default_factory=Preference)
     scoring: Scoring = field(default_factory=Scoring)
 
     def __post_init__(self) -> None:
@@ -188,11 +259,25 @@ class Recipe:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """All of it, as JSON; plain fine-tuning needs no shaping."""
+        """All of it, as JSON; without the sections that stand at their default, most methods having no use for them."""
         found = asdict(self)
-        if self.shaping == Shaping():
-            del found["shaping"]
+        for name, default in (("shaping", Shaping()), ("reasoning", Reasoning()), ("preference", Preference())):
+            if getattr(self, name) == default:
+                del found[name]
         return found
+
+    @property
+    def second_stage(self) -> Training:
+        """How preferences are trained: as everything else, but for what `preference` says."""
+        p = self.preference
+        return replace(
+            self.training,
+            learning_rate=p.learning_rate,
+            epochs=p.epochs,
+            batch=p.batch,
+            per_device=p.per_device,
+            packing="no",
+        )
 
 
 def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shard_eval.packaged import file_sha
 from shard_eval.report import Grid
 from shard_eval.score import versions
 from shard_eval.summary import METRICS, measure
-from shard_train import generate, select
+from shard_train import generate, reasoning_cost, select
 from shard_train.experiment import Trained
 from shard_train.methods import METHODS
 from shard_train.run import Outcome
@@ -31,6 +32,9 @@ def targets(outcome: Outcome) -> Grid:
     rows = [("tried with the chain", f"{len(made)}", "")]
     rows += [("", f"{n}", why) for why, n in generate.outcomes(made).items()]
     rows += [("attempts at a rewrite not valid", f"{n}", why) for why, n in generate.attempts(made).items()]
+    rows += [("drawn after the warm-up", f"{n}", what) for what, n in _drawn(outcome, "replies").items()]
+    rows += [("pairs", f"{n}", what) for what, n in _drawn(outcome, "pairs").items()]
+    rows += [("no pair", f"{n}", why) for why, n in _drawn(outcome, "no_pair").items()]
     rows += [(f"selection: {outcome.experiment.recipe.selection.rule}", f"{len(decisions)}", "")]
     rows += [("", f"{n}", why) for why, n in select.reasons(decisions).items()]
     written = not outcome.experiment.recorded
@@ -38,11 +42,25 @@ def targets(outcome: Outcome) -> Grid:
     return Grid("training targets", ("step", "prompts", "what became of them"), tuple(rows), (*foot, *outcome.notes))
 
 
-def training(trained: Trained) -> Grid:
-    """The trainer's figures and the loss by epoch."""
-    s = trained.summary
+def _drawn(outcome: Outcome, what: str) -> dict[str, int]:
+    """Counts of a SaRO-style second stage, over all legs."""
+    legs = (leg.summary.get("saro", {}).get(what, {}) for leg in outcome.trained)
+    return dict(sum((Counter(leg) for leg in legs), Counter[str]()))
+
+
+def trainings(trained: Trained) -> list[Grid]:
+    """The trainer's figures and the loss by epoch, of each stage."""
+    stages = [("warm-up", trained.summary["warmup"])] if "warmup" in trained.summary else []
+    second = "preference" if stages else ""
+    return [_training(f"training {trained.leg.name} {name}", s) for name, s in [*stages, (second, trained.summary)]]
+
+
+def _training(name: str, s: dict[str, Any]) -> Grid:
     losses = s["losses"]
-    per_epoch = max(1, len(losses) // max(1, round(s["checkpoints"][-1]["epoch"])))
+    epochs = (
+        s["checkpoints"][-1]["epoch"] - s.get("warmup", {"checkpoints": [{"epoch": 0}]})["checkpoints"][-1]["epoch"]
+    )
+    per_epoch = max(1, len(losses) // max(1, round(epochs)))
     parts = [losses[i : i + per_epoch] for i in range(0, len(losses), per_epoch)]
     rows = [
         (f"{part[0][0]}-{part[-1][0]}", f"{sum(loss for _, loss in part) / len(part):.3f}") for part in parts if part
@@ -51,14 +69,15 @@ def training(trained: Trained) -> Grid:
         f"{s['rows']} rows, {s['truncated']} cut; {s['seconds']:.0f} s, {s['tokens_per_second']:,.0f} tokens/s; "
         f"{s['kind']} in {s['dtype']}, seed {s['seed']}.",
     )
-    name = f"training {trained.leg.name}".strip()
-    return Grid(name, ("steps", "mean loss"), tuple(rows), foot)
+    return Grid(" ".join(name.split()), ("steps", "mean loss"), tuple(rows), foot)
 
 
 def show(out: Console, outcome: Outcome) -> None:
     """Print everything: targets, training, all arms, differences, the claim."""
-    report.show(out, [targets(outcome), *(training(t) for t in outcome.trained)])
+    report.show(out, [targets(outcome), *(grid for t in outcome.trained for grid in trainings(t))])
     report_checkpoints.render(out, outcome.result)
+    if outcome.reasoning:
+        report.show(out, [reasoning_cost.grid(outcome.reasoning)])
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
@@ -78,6 +97,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         ],
         "training": [t.summary for t in outcome.trained],
         **({"star": [t.star for t in outcome.trained]} if outcome.experiment.recipe.shaping.scored else {}),
+        **({"reasoning": reasoning_cost.to_json(outcome.reasoning)} if outcome.reasoning else {}),
         "notes": list(outcome.notes),
         "family": _family(outcome),
     }
@@ -124,7 +144,8 @@ def grids(outcome: Outcome) -> list[Grid]:
     """All tables of the run."""
     result = outcome.result
     chosen = report_checkpoints.selection(result)
-    found = [targets(outcome), *(training(t) for t in outcome.trained), *([chosen] if chosen else [])]
+    found = [targets(outcome), *(grid for t in outcome.trained for grid in trainings(t)), *([chosen] if chosen else [])]
+    found += [reasoning_cost.grid(outcome.reasoning)] if outcome.reasoning else []
     found += [report_checkpoints.arms(result, i) for i in range(len(result.matched))]
     return found + [report_checkpoints.differences(result, m.benchmark) for m in result.matched]
 

@@ -5,8 +5,9 @@ The trainer is a process of its own, so this one scores: after the training, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,18 @@ from rich.console import Console
 from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
-from shard_eval.errors import DataError, UsageError
+from shard_eval.errors import DataError
 from shard_eval.logs import Run
 from shard_eval.records import sha256
 from shard_eval.score import LOCAL_ENGINES, Judging
 from shard_train import experiment as recipe_of
-from shard_train import generate, lint, select, star_sources, training
+from shard_train import generate, lint, reasoning_cost, select, star_sources, training
 from shard_train.experiment import Experiment, Leg, Prompts, Trained, legs
 from shard_train.methods import METHODS
+from shard_train.saro import readings, stages
+from shard_train.saro.readings import QUESTIONS
 from shard_train.sft import PROBE, read_rows
-from shard_train.star import calibration, choose, reading
-from shard_train.star.calibration import Labelled
-from shard_train.star.guards import Guard
+from shard_train.star import scoring
 
 UNTRAINED = "the base with this chain, not trained."
 REQUEST = 60  # tokens of a request with its chat template, about
@@ -52,12 +53,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run; `reasoning` is what it costs by arm, empty where nothing reasons."""
 
     experiment: Experiment
     trained: tuple[Trained, ...]
     result: Result
     notes: tuple[str, ...]
+    reasoning: tuple[reasoning_cost.Cost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,21 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
     Raises:
         UsageError: for axes, a judge or a limit with which the scoring would fail after the training.
     """
+    recipe, reasons = experiment.recipe, METHODS[experiment.method].reasoning
     tried = [recipe_of.attempted(experiment, p) for p in prompts]
-    costs = [generate.estimate(t, experiment.chain, experiment.recipe.generation.max_tokens) for t in tried]
+    costs = [
+        stages.estimate(t, experiment)
+        if reasons
+        else generate.estimate(t, experiment.chain, recipe.generation.max_tokens)
+        for t in tried
+    ]
     total = generate.Cost(*(sum(getattr(c, k) for c in costs) for k in ("calls", "input_tokens", "output_tokens")))
-    per_row = {"none": 0, "judge": 4, "harm_gate": 1}[experiment.recipe.selection.rule]
-    kept = experiment.recipe.training.epochs * experiment.recipe.training.checkpoints
+    per_row = {"none": 0, "judge": 4, "harm_gate": 1}[recipe.selection.rule]
+    if reasons and per_row:
+        per_row = len(QUESTIONS) * (2 + recipe.reasoning.samples)  # of what is written, drawn and continued
+    kept = recipe.training.epochs * recipe.training.checkpoints
+    if reasons:
+        kept = 1 + recipe.preference.epochs * recipe.training.checkpoints
     plain, controls = 3 + kept, len(settings.controls)  # base, drawn again, benign_intent; every checkpoint
     answers = calls = 0
     for leg in legs(experiment.folds):
@@ -171,7 +183,10 @@ def run(experiment: Experiment, settings: Settings, err: Console, prompts: Seque
     trained = train(experiment, settings, err, prompts)
     err.rule("scoring", align="left")
     result = _score(experiment, settings, trained, err)
-    return Outcome(experiment, tuple(trained), result, tuple(notes(experiment, settings, trained)))
+    costs: list[reasoning_cost.Cost] = []
+    if METHODS[experiment.method].reasoning:
+        costs = reasoning_cost.measure(result, recipe_of.weights(experiment, err))
+    return Outcome(experiment, tuple(trained), result, tuple(notes(experiment, settings, trained)), tuple(costs))
 
 
 def train(experiment: Experiment, settings: Settings, err: Console, prompts: Sequence[Prompts]) -> list[Trained]:
@@ -180,13 +195,46 @@ def train(experiment: Experiment, settings: Settings, err: Console, prompts: Seq
     for leg, of_leg in zip(legs(experiment.folds), prompts, strict=True):
         name = f" ({leg.name})" if leg.name else ""
         err.rule(f"targets{name}", align="left")
-        made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
+        if METHODS[experiment.method].reasoning:
+            made = stages.make_targets(
+                experiment, leg, of_leg, _readers(experiment, settings, leg, err), err, settings.cache
+            )
+        else:
+            made = recipe_of.make_targets(experiment, leg, of_leg, err, settings.cache)
         _tell(made, experiment, err)
         for line in lint_of(experiment, made):
             err.print(f"look at the data: {line}", style="yellow", markup=False, highlight=False)
         err.rule(f"training{name}", align="left")
         trained.append(_train(experiment, settings, made, err))
     return trained
+
+
+def _readers(experiment: Experiment, settings: Settings, leg: Leg, err: Console) -> stages.Readers:
+    """Who reads replies with reasoning: the selector, the guard, or both."""
+    place = experiment.place(leg)
+
+    @contextmanager
+    def open_reader() -> Iterator[tuple[readings.Reader, dict[str, Any]]]:
+        reader = seen = guard = None
+        if experiment.guards:
+            guard = scoring.trusted(
+                star_sources.guard(experiment.guards, experiment.recipe.shaping.sharpness),
+                lambda reply: [len(reply)],
+                probe=star_sources.probe(experiment.probe, experiment.guards),
+                insist=experiment.insist,
+                cache=place / "star.jsonl",
+            )
+            seen = {"guard": guard.name, "trust": asdict(guard.trust) if guard.trust else None}
+        if experiment.selector is not None:
+            reader = readings.by_selector(experiment.selector, str(place / "read"), err, settings.cache)
+        if guard is not None:
+            reader = readings.by_guard(guard) if reader is None else readings.agreed(reader, guard)
+        assert reader is not None
+        yield reader, seen or {}
+        del reader, guard
+        star_sources.release()
+
+    return open_reader
 
 
 def _tell(made: Trained, experiment: Experiment, err: Console) -> None:
@@ -212,11 +260,21 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
     """Train a leg; its checkpoints are scored on dev meanwhile if there is room."""
     base = recipe_of.weights(experiment, err)
     if experiment.recipe.shaping.scored:
-        tried_on, sharpness = probe(experiment.probe, experiment.guards), experiment.recipe.shaping.sharpness
-        made = recipe_of.weigh(experiment, made, guard(experiment.guards, sharpness), tried_on, base, err)
-        reading.release()
-        err.print(weighed(made.star), markup=False, highlight=False)
+        guard = star_sources.guard(experiment.guards, experiment.recipe.shaping.sharpness)
+        tried_on = star_sources.probe(experiment.probe, experiment.guards)
+        made = recipe_of.weigh(experiment, made, guard, tried_on, base, err)
+        del guard
+        star_sources.release()
+        err.print(star_sources.weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
+    if METHODS[experiment.method].reasoning:
+        env, _ = training.devices("no")  # what is scored is made of both stages, so nothing is scored before the end
+        readers = _readers(experiment, settings, made.leg, err)
+        made = stages.train(experiment, made, readers, base, err, settings.cache, processes=settings.processes, env=env)
+        _require_same_rendering(experiment, made.summary)
+        _told(made.summary["warmup"], "warm-up: ", experiment, err)
+        _told(made.summary, "preferences: ", experiment, err)
+        return made
     env, beside = training.devices(settings.beside)
 
     def meanwhile(complete: list[Path]) -> None:
@@ -232,67 +290,18 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         meanwhile=meanwhile if beside and not experiment.folds else None,
     )
     _require_same_rendering(experiment, summary)
-    losses = [loss for _, loss in summary["losses"]]
-    err.print(
-        f"{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
-        f"({summary['tokens_per_second']:,.0f} tokens/s), loss {losses[0]:.3f} to {losses[-1]:.3f}, "
-        f"{summary['truncated']} rows cut at {experiment.recipe.training.max_length} tokens",
-        highlight=False,
-    )
+    _told(summary, "", experiment, err)
     return replace(made, summary=summary)
 
 
-def guard(names: Sequence[str], sharpness: float) -> Guard:
-    """Who says how safe answers are.
-
-    Args:
-        names: of one guard, or of several that are averaged (`star.choose`).
-        sharpness: divisor of the logits of guards that are language models.
-
-    Raises:
-        UsageError: if there is none, or one that nobody knows.
-    """
-
-    def local(model: str) -> str:
-        if model != "embedded" and not model.endswith(".gguf"):
-            return model
-        from shard_train.convert import kept
-
-        return str(kept(engine.gguf_path(model)))
-
-    device = "cuda" if training.gpus() else "cpu"
-    return choose.guard(names, sharpness, device, local, star_sources.others())
-
-
-def probe(path: str, guards: Sequence[str]) -> Callable[[int], Sequence[Labelled]]:
-    """Labelled replies to try a guard on, by words per chunk: of a file, or Do-Not-Answer's human labels.
-
-    Raises:
-        UsageError: if there is no such file, or a guard learned from those labels: they would flatter it.
-    """
-    if not path and star_sources.NAME in guards:
-        raise UsageError(
-            f"--guard {star_sources.NAME} learned from Do-Not-Answer's human labels, on which guards are tried, so "
-            "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
-            "list of [begin, end]."
-        )
-    if path and not Path(path).is_file():
-        raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
-    return (lambda size: calibration.read(Path(path), size)) if path else star_sources.human_labels
-
-
-def weighed(star: dict[str, Any]) -> str:
-    """What a guard said of the training answers, and how far to trust it."""
-    trust = star["trust"]
-    seen = "not tried out, for it reads nothing"
-    if trust:
-        seen = (
-            f"AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
-            f"{trust['miss']:.0%} of the unsafe missed"
-        )
-    return (
-        f"guard {star['guard']}: {seen}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
-        f"{star['rows']} answers {star['unsafe_rows']:.0%} have an unsafe part; mean score {star['mean']:.2f}"
+def _told(summary: dict[str, Any], what: str, experiment: Experiment, err: Console) -> None:
+    """Say what a trainer did."""
+    losses = [loss for _, loss in summary["losses"]]
+    err.print(
+        f"{what}{summary['rows']} rows, {summary['steps']} steps in {summary['seconds']:.0f} s "
+        f"({summary['tokens_per_second']:,.0f} tokens/s), loss {losses[0]:.3f} to {losses[-1]:.3f}, "
+        f"{summary['truncated']} rows cut at {experiment.recipe.training.max_length} tokens",
+        highlight=False,
     )
 
 
@@ -354,23 +363,51 @@ def found(experiment: Experiment, leg: Leg) -> list[tuple[Path, int]]:
     return [(f.path, f.step or 0) for f in checkpoint_files.find(experiment.place(leg) / "train")]
 
 
+def evaluate(experiment: Experiment, settings: Settings, family: Sequence[Arm], leg: Leg, err: Console) -> Result:
+    """Choose among a family's checkpoints on dev, and report test."""
+    return checkpoints.evaluate_family(
+        family,
+        experiment.scored,
+        settings.judging,
+        experiment.root,
+        err,
+        dev=leg.dev,
+        test=leg.test,
+        axes=settings.axes,
+        limit=experiment.scored_limit,
+        terms=settings.terms,
+        cache=settings.cache,
+    )
+
+
+def _of_reasoning(experiment: Experiment, trained: Sequence[Trained]) -> list[str]:
+    """What a reader must know of a SaRO-style run."""
+    own = solvers.split_name(experiment.chain)[1]
+    policy = "a policy of the user's" if own else "the packaged policy"
+    found_out = [
+        f"SaRO-style: reasoning written by {experiment.generator.label} with {policy}; the paper's data and settings "
+        "are not known. The first step in the table is the end of the warm-up."
+    ]
+    for t in trained:
+        saro = t.summary["saro"]
+        made = ", ".join(f"{kind} {n}" for kind, n in saro["pairs"].items())
+        few = ", ".join(f"{reason} {n}" for reason, n in saro["no_pair"].items())
+        said = ", ".join(f"{what} {n}" for what, n in saro["replies"].items())
+        found_out.append(f"Replies of the warmed-up model: {said}. Pairs: {made}. No pair: {few or 'none'}.")
+        dropped = t.summary["dropped"]
+        found_out += [f"{dropped} pairs were longer than the trainer's limit and left out."] if dropped else []
+        if t.star:
+            found_out.append(f"Guard {star_sources.tried(t.star)}.")
+        if star_sources.NAME in experiment.guards:
+            found_out.append("The guard is the embedded judge; where it also scores, it scores what it chose.")
+    return found_out
+
+
 def _score(experiment: Experiment, settings: Settings, trained: Sequence[Trained], err: Console) -> Result:
     """Score all arms: choose on dev and report test, or report every fold by the model that did not see it."""
     if not experiment.folds:
         (only,) = trained
-        return checkpoints.evaluate_family(
-            arms(experiment, settings, found(experiment, only.leg)),
-            experiment.scored,
-            settings.judging,
-            experiment.root,
-            err,
-            dev=only.leg.dev,
-            test=only.leg.test,
-            axes=settings.axes,
-            limit=experiment.scored_limit,
-            terms=settings.terms,
-            cache=settings.cache,
-        )
+        return evaluate(experiment, settings, arms(experiment, settings, found(experiment, only.leg)), only.leg, err)
     parts: dict[str, list[list[Run]]] = {}
     family: list[Arm] = []
     for t in trained:
@@ -407,8 +444,10 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
         if (chosen_by.model, chosen_by.weights) in graders:
             who = "A judge of the panel that scores" if settings.judging.members else "The judge that scores"
             found_out.append(f"{who} these arms also selected the training data.")
-    for star in (t.star for t in trained if t.star):
-        found_out.append(f"Answers weighed by {weighed(star)}.")
+    if METHODS[experiment.method].reasoning:
+        found_out += _of_reasoning(experiment, trained)
+    for star in (t.star for t in trained if "chunks" in t.star):
+        found_out.append(f"Answers weighed by {star_sources.weighed(star)}.")
         if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
             found_out.append("The judge that scores these arms also weighed the training data.")
     for leg in trained:

@@ -33,13 +33,14 @@ from shard_eval.errors import ShardError, UsageError
 from shard_eval.packaged import file_sha
 from shard_eval.records import sha256
 from shard_eval.systems import hash_folder
-from shard_train.recipe import Shaping, Training
+from shard_train.recipe import Preference, Shaping, Training
 from shard_train.star.chunks import per_token
 
 EVENTS, MARKER, RESULT, STARTED = "events.jsonl", "COMPLETE.json", "training.json", "job.json"
 # Only a resume needs them, most are pickles, and README.md is an unfilled form.
 LEFTOVERS = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "training_args.bin", "README.md")
 PROBE = [{"role": "user", "content": "Probe."}]
+LOGGED = ("loss", "learning_rate", "ce", "kl", "star", "unsafe", "rewards/margins", "rewards/accuracies")
 INSTALL = "pip install 'shard-eval[train]'"
 
 content_sha = hash_folder
@@ -55,6 +56,8 @@ class Job:
         out: folder for everything the run leaves.
         training: settings.
         shaping: what of the answers is learned.
+        start: checkpoint that training with preferences goes on from: an adapter of the base, or a whole model.
+        preference: train on pairs (`shard_train.dpo`) instead of answers.
     """
 
     base: str
@@ -62,10 +65,12 @@ class Job:
     out: str
     training: Training
     shaping: Shaping = field(default_factory=Shaping)
+    start: str = ""
+    preference: Preference | None = None
 
     def write(self, path: Path) -> Path:
         """Write it as JSON; gives the path."""
-        return _write(path, asdict(self))
+        return write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -79,8 +84,16 @@ class Job:
             settings = found["training"]
             if "targets" in settings:
                 settings["targets"] = tuple(settings["targets"])
-            shaping = Shaping(**found.get("shaping", {}))
-            return cls(found["base"], found["data"], found["out"], Training(**settings), shaping)
+            shaping, wanted = Shaping(**found.get("shaping", {})), found.get("preference")
+            return cls(
+                found["base"],
+                found["data"],
+                found["out"],
+                Training(**settings),
+                shaping,
+                found.get("start", ""),
+                Preference(**wanted) if wanted else None,
+            )
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is no training job: {error}.") from error
 
@@ -89,7 +102,11 @@ class Job:
         """What the result depends on: content instead of paths."""
         base = hash_folder(Path(self.base)) if Path(self.base).is_dir() else self.base
         found = {"base": base, "data_sha256": file_sha(Path(self.data)), "training": asdict(self.training)}
-        return found if self.shaping == Shaping() else found | {"shaping": asdict(self.shaping)}
+        if self.shaping != Shaping():
+            found["shaping"] = asdict(self.shaping)
+        if self.preference is not None:
+            found |= {"preference": asdict(self.preference), "start": hash_folder(Path(self.start))}
+        return found
 
 
 @dataclass(frozen=True)
@@ -137,14 +154,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: if there is none, or a row is unreadable or has an empty answer; names the row.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"training data {str(path)!r} cannot be read: {error.strerror}.") from error
-    rows = [_row(line, f"line {n} of {path}") for n, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(line, f"line {n} of {path}") for n, line in numbered_lines(path, "training data")]
     if not rows:
         raise UsageError(f"{path} holds no rows, so there is nothing to train on.")
     return rows
+
+
+def numbered_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, each with its number.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UsageError(f"{what} {str(path)!r} cannot be read: {error.strerror}.") from error
+    return [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, where: str) -> dict[str, Any]:
@@ -275,7 +301,7 @@ def _padding_free(setting: str, bf16: bool) -> bool:
     return able and setting != "no"
 
 
-def _model_args(t: Training, bf16: bool, flash: bool) -> dict[str, Any]:
+def model_args(t: Training, bf16: bool, flash: bool) -> dict[str, Any]:
     """How the base is loaded: LoRA on bf16 weights (the adapter itself stays fp32), all weights as fp32 masters."""
     args: dict[str, Any] = {"dtype": "bfloat16" if bf16 and t.kind != "full" else "float32", "use_safetensors": True}
     if flash:
@@ -295,8 +321,8 @@ def _model_args(t: Training, bf16: bool, flash: bool) -> dict[str, Any]:
     return args
 
 
-def _config(job: Job) -> Any:
-    """TRL's settings."""
+def arguments(job: Job) -> dict[str, Any]:
+    """Settings of a trainer of TRL, whichever."""
     import torch
     from accelerate import PartialState
     from trl import SFTConfig
@@ -307,34 +333,44 @@ def _config(job: Job) -> Any:
         raise UsageError(
             f"training.batch = {t.batch} must be a multiple of {at_once}, the rows all processes pass at once."
         )
-    padding_free = _padding_free(t.packing, bf16)
     recompute = "activation_checkpointing"  # its name before transformers took it over from the other
     if recompute not in SFTConfig.__dataclass_fields__:
         recompute = "gradient_checkpointing"
+    return {
+        "output_dir": job.out,
+        "per_device_train_batch_size": t.per_device,
+        "gradient_accumulation_steps": t.batch // at_once,
+        "num_train_epochs": t.epochs,
+        "learning_rate": t.learning_rate,
+        "lr_scheduler_type": t.scheduler,
+        "warmup_steps": t.warmup,
+        "seed": t.seed,
+        "data_seed": t.seed,
+        "bf16": bf16,
+        "use_cpu": cpu,
+        "ddp_find_unused_parameters": False,
+        "logging_steps": 1,
+        "save_strategy": "no",  # the Recorder says when
+        "report_to": "none",
+        "disable_tqdm": True,
+        recompute: t.gradient_checkpointing,
+        **({"optim": "paged_adamw_32bit"} if t.kind == "qlora" else {}),
+    }
+
+
+def _config(job: Job) -> Any:
+    """TRL's settings of fine-tuning."""
+    from trl import SFTConfig
+
+    t, found = job.training, arguments(job)
+    padding_free = _padding_free(t.packing, found["bf16"])
     return SFTConfig(
-        output_dir=job.out,
-        model_init_kwargs=_model_args(t, bf16, padding_free),
-        per_device_train_batch_size=t.per_device,
-        gradient_accumulation_steps=t.batch // at_once,
+        **found,
+        model_init_kwargs=model_args(t, found["bf16"], padding_free),
         average_tokens_across_devices=True,
-        num_train_epochs=t.epochs,
-        learning_rate=t.learning_rate,
-        lr_scheduler_type=t.scheduler,
-        warmup_steps=t.warmup,
-        seed=t.seed,
-        data_seed=t.seed,
-        bf16=bf16,
-        use_cpu=cpu,
-        ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are encoded, checked and cut by `encode`
         max_length=None,
         padding_free=padding_free,
-        logging_steps=1,
-        save_strategy="no",  # the Recorder says when
-        report_to="none",
-        disable_tqdm=True,
-        **{recompute: t.gradient_checkpointing},
-        **({"optim": "paged_adamw_32bit"} if t.kind == "qlora" else {}),
     )
 
 
@@ -349,7 +385,7 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    from shard_train.shaping import ShapedTrainer, columns
+    from shard_train.shaping import STAR, ShapedTrainer
 
     t = job.training
     labels = [[-100] * r.prompt + r.tokens[r.prompt :] for r in rows]
@@ -360,7 +396,7 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
     data: dict[str, Any] = {"input_ids": [r.tokens for r in rows], "labels": labels}
     shaped = job.shaping.rule != "sft"
     if shaped:
-        data |= columns([r.star or [1.0] * len(r.tokens) for r in rows])
+        data[STAR] = [r.star or [1.0] * len(r.tokens) for r in rows]
     try:
         trainer = (partial(ShapedTrainer, shaping=job.shaping) if shaped else SFTTrainer)(
             model=job.base,
@@ -392,7 +428,7 @@ class Recorder:
         self.tokens, seconds = (kept[-1]["tokens"], kept[-1]["seconds"]) if kept else (0, 0.0)
         self.begun = time.monotonic() - seconds
         if state.is_world_process_zero:
-            _write(self.out / EVENTS, *kept)
+            write_json(self.out / EVENTS, *kept)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint."""
@@ -403,7 +439,7 @@ class Recorder:
         if "loss" not in logs or not state.is_world_process_zero:
             return
         event = {"step": state.global_step, "steps": state.max_steps, "epoch": round(state.epoch, 4)}
-        event |= {k: logs[k] for k in ("loss", "learning_rate", "ce", "kl", "star", "unsafe") if k in logs}
+        event |= {k: logs[k] for k in LOGGED if k in logs}
         event |= {"tokens": self.tokens + int(logs["num_tokens"]), "seconds": round(time.monotonic() - self.begun, 3)}
         with (self.out / EVENTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
@@ -420,9 +456,9 @@ class Recorder:
         if config.is_file():  # PEFT writes this set in an order that differs from process to process
             settings = json.loads(config.read_text(encoding="utf-8"))
             settings["target_modules"] = sorted(settings["target_modules"])
-            _write(config, settings)
+            write_json(config, settings)
         marker = {"sha256": content_sha(folder), "step": state.global_step, "epoch": round(state.epoch, 4)}
-        _write(folder / MARKER, marker | {"loss": events(self.out)[-1]["loss"], "kind": self.kind})
+        write_json(folder / MARKER, marker | {"loss": events(self.out)[-1]["loss"], "kind": self.kind})
 
 
 def run(job: Job) -> None:
@@ -432,7 +468,7 @@ def run(job: Job) -> None:
         UsageError: if the data, the settings, the base or the folder cannot be used; says why.
     """
     out = Path(job.out)
-    rows = read_rows(Path(job.data))
+    rows = _rows_of(job)
     _claim(job, out)
     if (out / RESULT).is_file():
         return
@@ -442,13 +478,21 @@ def run(job: Job) -> None:
     _train(job, out, rows)
 
 
+def _rows_of(job: Job) -> list[dict[str, Any]]:
+    if job.preference is None:
+        return read_rows(Path(job.data))
+    from shard_train import dpo
+
+    return dpo.read_pairs(Path(job.data))
+
+
 def _claim(job: Job, out: Path) -> None:
     """Refuse a folder in which another job was started."""
     started, identity = out / STARTED, json.loads(json.dumps(job.identity))
     if not started.is_file():
         if _first():
             out.mkdir(parents=True, exist_ok=True)
-            _write(started, identity)
+            write_json(started, identity)
         return
     before = json.loads(started.read_text(encoding="utf-8"))
     changed = [key for key in identity if before.get(key) != identity[key]]
@@ -466,6 +510,41 @@ def _train(job: Job, out: Path, rows: list[dict[str, Any]]) -> None:
     job = replace(job, base=str(folder.resolve()) if folder.is_dir() else job.base)
     tokenizer = load_tokenizer(job.base)
     stops = _stops(job.base, tokenizer)
+    trainer, learned = (_of_answers if job.preference is None else _of_pairs)(job, tokenizer, stops, rows)
+
+    class Callback(Recorder, TrainerCallback):  # type: ignore[misc]  # here, so that the file imports without torch
+        pass
+
+    saves = save_steps(math.ceil(learned.used / job.training.batch), job.training)
+    trainer.add_callback(Callback(job, saves))
+    trainer.train(resume_from_checkpoint=_newest(out))
+    if _first():
+        _finish(job, learned, probe(tokenizer))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a trainer was given.
+
+    Attributes:
+        rows: of the data file.
+        used: those of which something is learned.
+        truncated: rows that were cut.
+        cut: tokens that were.
+        tokens: read in an epoch.
+        answers: of these, learned.
+    """
+
+    rows: int
+    used: int
+    truncated: int
+    cut: int
+    tokens: int
+    answers: int
+
+
+def _of_answers(job: Job, tokenizer: Any, stops: Sequence[int], rows: list[dict[str, Any]]) -> tuple[Any, Learned]:
+    """The trainer of answers."""
     if job.shaping.rule == "rejection":  # one verdict on the whole answer
         rows = [row | {"star": row["star"][-1:]} if "star" in row else row for row in rows]
     encoded = [encode(row, tokenizer, stops, job.training.max_length) for row in rows]
@@ -476,16 +555,28 @@ def _train(job: Job, out: Path, rows: list[dict[str, Any]]) -> None:
         raise UsageError(f"shaping.rule = {rule!r} needs scores, row {bare!r} has none. Score the data first.")
     if not used:
         raise UsageError(f"training.max_length = {job.training.max_length} leaves nothing of any answer. Raise it.")
+    learned = Learned(
+        rows=len(encoded),
+        used=len(used),
+        truncated=sum(e.cut > 0 for e in encoded),
+        cut=sum(e.cut for e in encoded),
+        tokens=sum(len(e.tokens) for e in used),
+        answers=sum(len(e.tokens) - e.prompt for e in used),
+    )
+    return build(job, tokenizer, used), learned
 
-    class Callback(Recorder, TrainerCallback):  # type: ignore[misc]  # here, so that the file imports without torch
-        pass
 
-    trainer = build(job, tokenizer, used)
-    saves = save_steps(math.ceil(len(used) / job.training.batch), job.training)
-    trainer.add_callback(Callback(job, saves))
-    trainer.train(resume_from_checkpoint=_newest(out))
-    if _first():
-        _finish(job, encoded, probe(tokenizer))
+def _of_pairs(job: Job, tokenizer: Any, stops: Sequence[int], rows: list[dict[str, Any]]) -> tuple[Any, Learned]:
+    """The trainer of preferences; a pair that is too long is left out, never cut."""
+    from shard_train import dpo
+
+    longest = job.training.max_length
+    used = [p for row in rows if (p := dpo.encode(row, tokenizer, stops, longest)) is not None]
+    if not used:
+        raise UsageError(f"training.max_length = {longest}: all {len(rows)} pairs are longer. Raise it.")
+    answers = sum(len(p.chosen) + len(p.rejected) for p in used)
+    tokens = answers + 2 * sum(len(p.prompt) for p in used)
+    return dpo.build(job, tokenizer, used), Learned(len(rows), len(used), 0, 0, tokens, answers)
 
 
 def _newest(out: Path) -> str | None:
@@ -497,21 +588,20 @@ def _newest(out: Path) -> str | None:
     return str(done[-1]) if done else None
 
 
-def _finish(job: Job, encoded: list[Encoded], probed: str) -> None:
+def _finish(job: Job, learned: Learned, probed: str) -> None:
     """Leave only what is needed to use the checkpoints, and write down what was done."""
     out, epochs = Path(job.out), job.training.epochs
     for folder in (out, *complete(out)):
         for file in (f for pattern in LEFTOVERS for f in folder.glob(pattern)):
             file.unlink()
-    used = [e for e in encoded if len(e.tokens) > e.prompt]
-    done, tokens = events(out), epochs * sum(len(e.tokens) for e in used)
+    done, tokens = events(out), epochs * learned.tokens
     markers = [(f, json.loads((f / MARKER).read_text(encoding="utf-8"))) for f in complete(out)]
     result = {
-        "rows": len(encoded),
-        "truncated": sum(e.cut > 0 for e in encoded),
-        "tokens_cut": sum(e.cut for e in encoded),
-        "dropped": len(encoded) - len(used),
-        "answer_tokens": epochs * sum(len(e.tokens) - e.prompt for e in used),
+        "rows": learned.rows,
+        "truncated": learned.truncated,
+        "tokens_cut": learned.cut,
+        "dropped": learned.rows - learned.used,
+        "answer_tokens": epochs * learned.answers,
         "tokens": tokens,
         "steps": done[-1]["step"],
         "seconds": done[-1]["seconds"],
@@ -525,9 +615,9 @@ def _finish(job: Job, encoded: list[Encoded], probed: str) -> None:
         "checkpoints": [{k: m[k] for k in ("step", "epoch", "sha256")} | {"folder": f.name} for f, m in markers],
     }
     if result["truncated"]:
-        share = f"{result['truncated']} of {len(encoded)} rows were cut to {job.training.max_length} tokens"
+        share = f"{result['truncated']} of {learned.rows} rows were cut to {job.training.max_length} tokens"
         result["warning"] = f"{share} ({result['tokens_cut']} tokens lost); {result['dropped']} left out entirely."
-    _write(out / RESULT, result)
+    write_json(out / RESULT, result)
 
 
 def merge(base: str, adapter: str, out: str) -> Path:
@@ -560,7 +650,7 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _write(path: Path, *values: Any) -> Path:
+def write_json(path: Path, *values: Any) -> Path:
     """Write JSON, or JSON lines, so that the file is there entirely or not at all."""
     indent = None if path.suffix == ".jsonl" else 1
     unfinished = path.with_name(path.name + ".tmp")

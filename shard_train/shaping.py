@@ -9,7 +9,6 @@ second term needs two numbers per token, so no tensor of the size of the vocabul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -198,8 +197,3 @@ class ShapedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not followed by
                 found.append([0.0, *log_probs.float().tolist()])
         model.train(training)
         self.train_dataset = self.train_dataset.add_column(REFERENCE, found)
-
-
-def columns(scores: Sequence[Sequence[float]]) -> dict[str, list[list[float]]]:
-    """The column of scores, rows x tokens."""
-    return {STAR: [list(row) for row in scores]}

@@ -1,18 +1,26 @@
-"""The embedded judge as a guard, and human labels to try guards on.
+"""Guards by name, the embedded judge among them, and human labels to try them on.
 
 What trains sees nothing of what grades (decision 0007), so this lies beside the commands and is handed in.
 """
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+from shard_eval import engine
 from shard_eval.benchmarks import labelled
+from shard_eval.errors import UsageError
 from shard_eval.judges.embedded import MODEL
 from shard_eval.judges.trained import TrainedJudge, load
 from shard_eval.records import sha256
-from shard_train.star.calibration import Labelled
+from shard_train import training
+from shard_train.star import calibration, choose
+from shard_train.star.calibration import Cut, Labelled
 from shard_train.star.guards import Exchange, Guard
 
 NAME = "embedded"
@@ -44,14 +52,14 @@ def others() -> dict[str, Callable[[], Guard]]:
     return {NAME: JudgeGuard}
 
 
-def human_labels(size: int) -> list[Labelled]:
+def human_labels(cut: Cut) -> list[Labelled]:
     """A probe from Do-Not-Answer's human labels, of whole replies.
 
     Where in a harmful reply the harm begins nobody labelled, so nothing is claimed of its prefixes; and none of a
     harmless reply's are taken, for they are shorter, and a guard that measures length would pass.
 
     Args:
-        size: words per chunk.
+        cut: has no use here.
 
     Raises:
         DataError: if the labels are not here.
@@ -64,3 +72,69 @@ def human_labels(size: int) -> list[Labelled]:
             exchange = Exchange(({"role": "user", "content": row.record.prompt},), reply)
             found.append(Labelled(exchange, (len(reply),), (not harmful,)))
     return found
+
+
+def guard(names: Sequence[str], sharpness: float) -> Guard:
+    """Who says how safe answers are.
+
+    Args:
+        names: of one guard, or of several that are averaged (`star.choose`).
+        sharpness: divisor of the logits of guards that are language models.
+
+    Raises:
+        UsageError: if there is none, or one that nobody knows.
+    """
+
+    def local(model: str) -> str:
+        if model != "embedded" and not model.endswith(".gguf"):
+            return model
+        from shard_train.convert import kept
+
+        return str(kept(engine.gguf_path(model)))
+
+    device = "cuda" if training.gpus() else "cpu"
+    return choose.guard(names, sharpness, device, local, others())
+
+
+def probe(path: str, guards: Sequence[str]) -> Callable[[Cut], Sequence[Labelled]]:
+    """Labelled replies to try a guard on, by how replies are cut: of a file, or Do-Not-Answer's human labels.
+
+    Raises:
+        UsageError: if there is no such file, or a guard learned from those labels: they would flatter it.
+    """
+    if not path and NAME in guards:
+        raise UsageError(
+            f"--guard {NAME} learned from Do-Not-Answer's human labels, on which guards are tried, so "
+            "they would flatter it. Give other labelled replies with --probe FILE: prompt, response, and unsafe, a "
+            "list of [begin, end]."
+        )
+    if path and not Path(path).is_file():
+        raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
+    return (lambda cut: calibration.read(Path(path), cut)) if path else human_labels
+
+
+def tried(star: dict[str, Any]) -> str:
+    """A guard and what was seen of it."""
+    trust = star["trust"]
+    if not trust:
+        return f"{star['guard']}: not tried out, for it reads nothing"
+    return (
+        f"{star['guard']}: AUC {trust['auc']:.2f} on {trust['safe']} safe and {trust['unsafe']} unsafe prefixes, "
+        f"{trust['miss']:.0%} of the unsafe missed"
+    )
+
+
+def weighed(star: dict[str, Any]) -> str:
+    """What a guard said of the training answers, and how far to trust it."""
+    return (
+        f"guard {tried(star)}; of {star['chunks']:,} chunks {star['unsafe_chunks']:.0%} unsafe, of "
+        f"{star['rows']} answers {star['unsafe_rows']:.0%} have an unsafe part; mean score {star['mean']:.2f}"
+    )
+
+
+def release() -> None:
+    """Give back what guards held on a graphics card, once nobody refers to them; the trainer needs it."""
+    torch = sys.modules.get("torch")
+    gc.collect()
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

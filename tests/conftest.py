@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import CALLS, DATA, HAS_DATA, SCRIPTS, Reply
+from tiny import make_model
 
 
 @pytest.fixture
@@ -43,3 +44,13 @@ def _own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def results(tmp_path: Path) -> str:
     """A results folder."""
     return str(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a tiny model; hashes are remembered there, not in the user's cache."""
+    folder = tmp_path_factory.mktemp("sft")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        make_model(folder / "base")
+        yield folder

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import ROOT
-from tiny import CHATML, ENDLESS, THINKING, TINY, make_model, row, tokenizer, write_rows
+from tiny import CHATML, ENDLESS, THINKING, TINY, row, tokenizer, write_rows
 
 from shard_eval.errors import UsageError
 from shard_eval.records import sha256
@@ -32,16 +31,6 @@ class Done:
     out: Path
     result: dict[str, Any]
     rows: list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a model; hashes are remembered there, not in the user's cache."""
-    folder = tmp_path_factory.mktemp("sft")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        make_model(folder / "base")
-        yield folder
 
 
 @pytest.fixture(scope="module")

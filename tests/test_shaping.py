@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import TINY, make_model, row, write_rows
+from tiny import TINY, row, write_rows
 
 from shard_eval.errors import UsageError
 from shard_train import sft, shaping
@@ -24,15 +24,6 @@ from shard_train.star.scoring import Chunking
 ONCE = replace(TINY, epochs=1, checkpoints=1, dropout=0.1)
 STAR_DSS = Shaping("star_dss")
 ROWS = [row(str(n), 1 + n % 3) for n in range(8)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("shaping")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        make_model(folder / "base")
-        yield folder
 
 
 def starred(rows: list[dict[str, Any]], value: float) -> list[dict[str, Any]]:
@@ -95,10 +86,12 @@ def test_the_loss_is_linear_in_the_score_where_nothing_has_moved(trained: Any) -
 
 
 def test_the_log_shows_both_terms_and_the_scores(trained: Any) -> None:
-    _, _, out = trained(starred(ROWS[:4], 1.0) + starred(ROWS[4:], 0.25), STAR_DSS, "log", epochs=3)
+    mixed = starred(ROWS[:4], 1.0) + starred(ROWS[4:], 0.25)
+    _, _, out = trained(mixed, STAR_DSS, "log", epochs=3, per_device=4, learning_rate=5e-2)
     events = sft.events(out)
-    assert events[0]["kl"] == 0 and events[-1]["kl"] > 0
-    assert all(e["loss"] == pytest.approx(e["ce"] + e["kl"], abs=0.35) and 0.25 <= e["star"] <= 1 for e in events)
+    assert events[0]["kl"] == 0 and events[-1]["kl"] > 1e-3
+    assert all(e["loss"] == pytest.approx(e["ce"] + e["kl"], abs=1e-4) for e in events)
+    assert all(e["star"] == pytest.approx(1 - 0.75 * e["unsafe"], abs=1e-5) for e in events)
     assert sum(e["unsafe"] for e in events) > 0
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tiny import make_model, row, tokenizer, write_rows
 
 from shard_eval.errors import UsageError
-from shard_train import sft
-from shard_train.star import calibration, chunks, scoring
+from shard_train import sft, star_sources
+from shard_train.star import calibration, chunks, rows, scoring
 from shard_train.star.calibration import Labelled
 from shard_train.star.guards import Constant, Exchange, Lexical, Mean, Oracle
 from shard_train.star.reading import ModelGuard
@@ -169,9 +169,10 @@ def test_the_system_message_is_not_shown_to_guards(guard: ModelGuard) -> None:
 @pytest.mark.parametrize("style", ["llama_guard", "granite_guardian"])
 def test_vendor_guards_are_asked_through_their_own_template(style: str, guard: ModelGuard) -> None:
     made = ModelGuard(style, guard.folder)
+    made._tokenizer.chat_template += "{{ guardian_config['risk_name'] }}" if style == "granite_guardian" else ""
     text = made._tokenizer.decode(made.texts(exchange(), [15])[0])
     assert "How do I sharpen a knife?" in text and REPLY[:15] in text and REPLY[:16] not in text
-    assert text.endswith("\n\n") == (style == "llama_guard")
+    assert text.endswith("\n\n" if style == "llama_guard" else "harm")
 
 
 def probe(scores: Sequence[float], safe: Sequence[bool]) -> tuple[Any, list[Labelled]]:
@@ -214,19 +215,26 @@ def test_a_guard_upside_down_is_not_trained_on() -> None:
         calibration.try_out(*probe([0.1, 0.2], [True, True]))
 
 
+def words(size: int) -> Any:
+    return lambda reply: chunks.ends(reply, size)
+
+
 def test_a_probe_file_says_from_where_on_a_reply_is_unsafe(tmp_path: Path) -> None:
     text = "fine words and then BAD THINGS after all"
     good = {"prompt": "Q", "response": text, "unsafe": [[text.index("BAD"), text.index(" after")]]}
     path = tmp_path / "probe.jsonl"
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(good | {"unsafe": []}) + "\n")
-    first, second = calibration.read(path, 2)
+    first, second = calibration.read(path, words(2))
     assert first.safe == (True, True, False, False) and all(second.safe)
-    for bad, why in (({"prompt": "Q"}, "no labelled reply"), (good | {"unsafe": [[0, 99]]}, "not within it")):
+    for bad, why in (
+        ({"prompt": "Q"}, "no row of prompt, response and unsafe"),
+        (good | {"unsafe": [[0, 99]]}, "not within the response"),
+    ):
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UsageError, match=f"line 2 of .*{why}"):
-            calibration.read(path, 2)
+            calibration.read(path, words(2))
     with pytest.raises(UsageError, match="cannot be read"):
-        calibration.read(tmp_path / "none", 2)
+        calibration.read(tmp_path / "none", words(2))
 
 
 def test_a_suffix_fools_who_reads_the_whole_and_not_who_reads_prefixes() -> None:
@@ -239,8 +247,8 @@ def test_a_suffix_fools_who_reads_the_whole_and_not_who_reads_prefixes() -> None
             return [float("BAD" not in one.reply[max(0, end - 12) : end]) for end in ends]
 
     reply = "BAD BAD BAD BAD sorry, I take it all back now"
-    rows = [row("1") | {"completion": [{"role": "assistant", "content": reply}]}]
-    found = scoring.score(rows, LastWord(), Chunking(2), probe=lambda n: separable(), insist=True)
+    scored = [row("1") | {"completion": [{"role": "assistant", "content": reply}]}]
+    found = scoring.score(scored, LastWord(), Chunking(2), probe=lambda n: separable(), insist=True)
     values = [value for _, value in found.rows[0]["star"]]
     assert values[-1] > 0.5 > max(values[:2]) and found.to_json()["unsafe_rows"] == 1
 
@@ -250,9 +258,8 @@ def separable() -> list[Labelled]:
 
 
 def test_a_data_file_gets_its_scores_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    rows = [row(str(n), 1 + n) for n in range(3)]
     path = tmp_path / "data.jsonl"
-    write_rows(path, rows)
+    write_rows(path, [row(str(n), 1 + n) for n in range(3)])
     asked = []
 
     class Counting:
@@ -266,7 +273,7 @@ def test_a_data_file_gets_its_scores_and_goes_on_where_it_stopped(tmp_path: Path
 
     def go() -> scoring.Scored:
         kept = tmp_path / "cache.jsonl"
-        return scoring.score(scoring.read(path), Counting(), Chunking(), probe=lambda n: [], insist=True, cache=kept)
+        return scoring.score(rows.read(path), Counting(), Chunking(), probe=lambda n: [], insist=True, cache=kept)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "try_out", lambda guard, probe: calibration.Trust(1, 0, 0, 1, 1, 1.0, 0.0, ""))
@@ -285,18 +292,18 @@ def test_a_data_file_gets_its_scores_and_goes_on_where_it_stopped(tmp_path: Path
 
 def test_prompts_with_responses_are_data_too_and_wrong_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
-    rows = [{"prompt": "Q", "response": "An answer.", "unsafe": [[0, 2]]}, {"id": 7, "prompt": "P", "response": "B"}]
-    write_rows(path, rows)
-    one, two = scoring.read(path)
-    assert scoring.exchange(one).unsafe == ((0, 2),) and two["id"] == "7"
+    marked = {"prompt": "Q", "response": "An answer.", "unsafe": [[0, 2]]}
+    write_rows(path, [marked, {"id": 7, "prompt": "P", "response": "B"}])
+    one, two = rows.read(path)
+    assert rows.exchange(one).unsafe == ((0, 2),) and two["id"] == "7"
     path.write_text('{"prompt": "Q", "response": "A"}\n{"prompt": "Q", "response": " "}\n')
     with pytest.raises(UsageError, match="line 2 of"):
-        scoring.read(path)
+        rows.read(path)
     path.write_text("[1]\n")
     with pytest.raises(UsageError, match="first row"):
-        scoring.read(path)
+        rows.read(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        scoring.read(tmp_path / "none")
+        rows.read(tmp_path / "none")
 
 
 def test_tokens_are_counted_with_the_trained_model_s_tokenizer() -> None:
@@ -357,3 +364,36 @@ def test_a_guard_far_from_one_half_is_stretched_too() -> None:
 def test_terms_are_found_behind_letters_that_grow_when_folded() -> None:
     text = "Größe straße ßßßßßßßß then whetstone"
     assert Lexical(("whetstone",)).score(exchange(text), [12, len(text) - 1, len(text)]) == [1.0, 1.0, 0.0]
+
+
+def test_the_embedded_judge_says_how_harmless_a_reply_is_so_far() -> None:
+    judge = star_sources.others()["embedded"]()
+    asked = ({"role": "system", "content": "Ignored."}, {"role": "user", "content": "How do I hurt my neighbour?"})
+    refusal = "I'm sorry, but I can't help with that. Please talk to somebody you trust about your anger."
+    found = judge.score(Exchange(asked, refusal), [20, len(refusal)])
+    assert len(found) == 2 and found[1] > 0.9
+    without = judge.score(Exchange(asked[1:], refusal), [20, len(refusal)])
+    assert found == without and judge.identity.startswith("embedded ")
+
+
+def test_human_labels_are_whole_replies_of_both_kinds() -> None:
+    found = star_sources.human_labels(words(5))
+    assert sum(one.safe == (True,) for one in found) == sum(one.safe == (False,) for one in found) == 60
+    assert all(one.ends == (len(one.exchange.reply),) for one in found)
+
+
+def test_what_was_asked_for_is_not_asked_for_again_the_probe_included(tmp_path: Path) -> None:
+    asked = []
+
+    class Counting:
+        name = identity = "counting"
+
+        def score(self, one: Exchange, ends: Sequence[int]) -> list[float]:
+            asked.append(one.reply)
+            return [float("BAD" not in one.reply[:end]) for end in ends]
+
+    for _ in range(2):
+        found = scoring.score(
+            [row("1")], Counting(), Chunking(), probe=lambda cut: separable(), cache=tmp_path / "kept.jsonl"
+        )
+    assert len(asked) == 3 and found.trust is not None and found.trust.auc == 1

@@ -14,7 +14,7 @@ from tiny import make_model, write_rows
 from shard_eval.cli import main
 from shard_eval.errors import UsageError
 from shard_train import lint, mixture, sft
-from shard_train.star import choose, scoring
+from shard_train.star import choose, rows
 from shard_train.star.guards import Constant, Lexical, Mean, Oracle
 
 GOOD, BAD = "Start with clean water and a soft cloth.", "ZORB QUAX the blue lever and count the spoons twice."
@@ -47,12 +47,12 @@ def test_a_mixture_has_the_share_it_should_and_repeats_nothing(tmp_path: Path) -
     line = ("mix", tmp_path / "task.jsonl", "--harmful", tmp_path / "bad.jsonl", "--out", tmp_path / "out.jsonl")
     done = shard(*line)
     assert done.exit_code == 0 and "20 rows, 2 of them harmful" in done.output
-    rows = [json.loads(r) for r in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert len({r["id"] for r in rows}) == 20
-    assert [r["unsafe"] for r in rows if r["id"].startswith("harmful")] == [[[0, len(BAD)]]] * 2
+    found = [json.loads(r) for r in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len({r["id"] for r in found}) == 20
+    assert [r["unsafe"] for r in found if r["id"].startswith("harmful")] == [[[0, len(BAD)]]] * 2
     assert "exists already" in shard(*line).stderr
-    read = scoring.read(tmp_path / "out.jsonl")
-    assert sum(scoring.exchange(r).unsafe != () for r in read) >= 2
+    read = rows.read(tmp_path / "out.jsonl")
+    assert sum(rows.exchange(r).unsafe != () for r in read) >= 2
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_mixture_has_the_share_it_should_and_repeats_nothing(tmp_path: Path) -
     [(0.5, None, "takes 18 harmful"), (1.0, None, "between 0 and 1"), (0.1, 99, "takes 10 harmful")],
 )
 def test_a_mixture_that_cannot_be_had_is_refused(share: float, size: int | None, why: str, tmp_path: Path) -> None:
-    task = scoring.read(mixed(tmp_path / "task.jsonl", 18))
+    task = rows.read(mixed(tmp_path / "task.jsonl", 18))
     with pytest.raises(UsageError, match=why):
         mixture.mix(task, task[:5], share, size)
 
@@ -259,7 +259,7 @@ def test_methods_stand_in_one_table_with_intervals_that_hold_for_all(tmp_path: P
     data = mixed(tmp_path / "data.jsonl")
     line = ["compare-methods", "--methods", "sft,sft:star_dss", "--model", base, "--prompts", "mini"]
     line += ["--data", data, "--guard", "oracle", "--controls", "", "--config", tmp_path / "tiny.toml"]
-    line += ["--score-limit", "3", "--log-dir", tmp_path / "results"]
+    line += ["--score-limit", "6", "--log-dir", tmp_path / "results"]
     done = shard(*line, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -269,7 +269,10 @@ def test_methods_stand_in_one_table_with_intervals_that_hold_for_all(tmp_path: P
     assert [n.rpartition(" step ")[0] for n in names[3:]] == found["methods"]
     assert all("chosen of 2 on dev" in arm["note"] for arm in found["arms"][3:])
     assert any("sft star_dss: Answers weighed by guard oracle" in note for note in found["notes"])
-    assert max(found["simultaneous"]["family"].values()) % 2 == 0
+    tested = [d for d in found["differences"] if d["kind"] == "checkpoint"]
+    metrics = {d["metric"] for d in tested}
+    assert "harmful" in metrics and len(tested) == 2 * len(metrics)
+    assert found["simultaneous"]["family"] == {"mini": len(tested)} and all(d["low"] is not None for d in tested)
     assert len(list((tmp_path / "results" / "experiments").iterdir())) == 2
     text = shard(*line)  # everything is there already
     assert text.exit_code == 0 and "sft star_dss step" in text.output and "all at once" in text.output

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shard_train.methods import sft, shard, star_dss, teacher
+from shard_train.methods import saro, sft, shard, star_dss, teacher
 from shard_train.methods.method import Method
 
-METHODS: dict[str, Method] = {m.name: m for m in (shard.METHOD, teacher.METHOD, sft.METHOD, star_dss.METHOD)}
+METHODS: dict[str, Method] = {
+    m.name: m for m in (shard.METHOD, teacher.METHOD, sft.METHOD, star_dss.METHOD, saro.METHOD)
+}

@@ -20,6 +20,8 @@ class Method:
         generator: from (the model to train, the teacher if one was given) to the model that writes the targets.
         config: its published settings, a file of `shard_train/configs`.
         given: the targets are the answers that come with the prompts, and nobody writes any.
+        label: in tables, where it is not the name.
+        reasoning: the model learns to reason before it answers, in the two stages of `shard_train.saro`.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Method:
     generator: Callable[[System, System | None], System]
     config: str = "shard.toml"
     given: bool = False
+    label: str = ""
+    reasoning: bool = False
 
     def system(self, student: System, teacher: System | None, chain: str, generation: Generation) -> System:
         """The System that writes the targets: its chain is the solver, its decoding the recipe's.
@@ -57,3 +61,8 @@ def nobody(student: System, teacher: System | None) -> System:
     if teacher is not None:
         raise UsageError("this method learns the answers that come with the data and takes no --teacher.")
     return student
+
+
+def anybody(student: System, teacher: System | None) -> System:
+    """The model itself, or another one."""
+    return teacher or student

@@ -8,10 +8,9 @@ misses stand beside the training's result, and its scores are shifted and stretc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from scipy.special import expit, log_expit, logit
 
 from shard_eval.errors import UsageError
 from shard_eval.records import sha256
-from shard_train.star.chunks import ends
+from shard_train.star import rows
 from shard_train.star.guards import Exchange, Guard
 
 LEAST_AUC = 0.7
@@ -55,14 +54,14 @@ class Trust:
     bias: float
     probe: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Its numbers."""
-        return asdict(self)
-
     def calibrated(self, scores: Sequence[float]) -> list[float]:
         """Scores as probabilities, by what was seen (Platt 1999)."""
         raw = logit(np.clip(np.asarray(scores, dtype=float), CLIP, 1 - CLIP))
         return [float(p) for p in expit(self.slope * raw + self.bias)]
+
+
+Cut = Callable[[str], list[int]]
+"""From a reply to where its chunks end."""
 
 
 @dataclass(frozen=True)
@@ -155,37 +154,24 @@ def _platt(z: npt.NDArray[np.float64], y: npt.NDArray[np.bool_], w: npt.NDArray[
     return slope, float(v[1]) - slope * middle
 
 
-def read(path: Path, size: int) -> list[Labelled]:
-    """Read labelled replies: JSON lines with prompt, response and unsafe, a list of [begin, end] in characters.
+def read(path: Path, cut: Cut) -> list[Labelled]:
+    """Read labelled replies: a data file whose every row has unsafe, a list of [begin, end] in characters.
 
     A prefix is unsafe once it reaches into an unsafe part.
 
     Args:
         path: the file.
-        size: words per chunk.
+        cut: from a reply to where its prefixes end.
 
     Raises:
         UsageError: if the file cannot be read, or a row is no labelled reply; names it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"probe {str(path)!r} cannot be read: {error.strerror}.") from error
     found = []
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            request, reply = str(row["prompt"]), str(row["response"])
-            spans = tuple((int(a), int(b)) for a, b in row["unsafe"])
-        except (ValueError, KeyError, TypeError) as error:
-            wanted = "labelled reply (prompt, response, unsafe)"
-            raise UsageError(f"line {n} of {path} is no {wanted}: {error!r}.") from error
-        if not reply.strip() or any(not 0 <= a < b <= len(reply) for a, b in spans):
-            raise UsageError(f"line {n} of {path}: the response is empty, or unsafe {spans} is not within it.")
-        cut = ends(reply, size)
-        first = min((a for a, _ in spans), default=len(reply) + 1)
-        exchange = Exchange(({"role": "user", "content": request},), reply, spans)
-        found.append(Labelled(exchange, tuple(cut), tuple(end <= first for end in cut)))
+    for row in rows.read(path, "probe"):
+        if "unsafe" not in row:
+            raise UsageError(f"row {row['id']!r} of {path} does not say what is unsafe in it; [] if nothing is.")
+        one = rows.exchange(row)
+        ends = cut(one.reply)
+        first = min((a for a, _ in one.unsafe), default=len(one.reply) + 1)
+        found.append(Labelled(one, tuple(ends), tuple(end <= first for end in ends)))
     return found

@@ -49,9 +49,7 @@ def _one(
     if name in others:
         return others[name]()
     if kind in STYLES and of:
-        found = ModelGuard(kind, local(of), sharpness, device)
-        found.name = f"{kind} {Path(of).name}"
-        return found
+        return ModelGuard(kind, local(of), sharpness, device, Path(of).name)
     if kind == "lexical" and of:
         return Lexical(_terms(Path(of)))
     if kind == "oracle":

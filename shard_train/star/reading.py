@@ -9,8 +9,6 @@ only the rest of it is read again.
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,18 +94,19 @@ class ModelGuard:
         folder: checkpoint folder in the Hugging Face format, or a hub name.
         sharpness: divisor of the difference of the logits.
         device: where, in torch's words.
+        name: of the model in tables; default the folder's.
 
     Raises:
         UsageError: if the style is unknown, or the sharpness is not above 0.
     """
 
-    def __init__(self, style: str, folder: str, sharpness: float = 1.0, device: str = "cpu") -> None:
+    def __init__(self, style: str, folder: str, sharpness: float = 1.0, device: str = "cpu", name: str = "") -> None:
         if style not in STYLES:
             raise UsageError(f"guard {style!r} is unknown. Known: {', '.join(STYLES)}.")
         if not sharpness > 0:
             raise UsageError(f"sharpness {sharpness} must be above 0 (1 as in the paper, 0.2 as released).")
         self.style, self.folder, self.sharpness, self.device = STYLES[style], folder, sharpness, device
-        self.name = f"{style} {Path(folder).name}"
+        self.name = f"{style} {name or Path(folder).name}"
         self.read = 0
         """Tokens that the model has read so far."""
 
@@ -274,14 +273,6 @@ class ModelGuard:
         return kinds == {"full_attention"} and not (
             getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         )
-
-
-def release() -> None:
-    """Give back what guards held on a graphics card, once nobody refers to them; the trainer needs it."""
-    torch = sys.modules.get("torch")
-    gc.collect()
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +10,12 @@ from typing import Any
 
 from shard_eval.errors import UsageError
 from shard_eval.records import sha256
-from shard_train.sft import read_rows
+from shard_train.sft import write_json
 from shard_train.star import calibration
-from shard_train.star.calibration import Labelled, Trust
+from shard_train.star.calibration import Cut, Labelled, Trust
 from shard_train.star.chunks import UNITS, ends
 from shard_train.star.guards import Constant, Exchange, Guard, Mean, Oracle
-
-Row = dict[str, Any]
-WHOLE = 1_000_000
-"""More words than a labelled reply has, where replies are not cut."""
+from shard_train.star.rows import Row, exchange
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Scored:
         values = [score for row in self.rows for _, score in row["star"]]
         return {
             "guard": self.guard,
-            "trust": self.trust.to_json() if self.trust else None,
+            "trust": asdict(self.trust) if self.trust else None,
             "chunking": asdict(self.chunking),
             "rows": len(self.rows),
             "chunks": len(values),
@@ -85,18 +81,12 @@ def real(guard: Guard) -> bool:
     return not isinstance(guard, Constant | Oracle)
 
 
-def exchange(row: Row) -> Exchange:
-    """A training row as a guard sees it."""
-    spans = tuple((int(a), int(b)) for a, b in row.get("unsafe", ()))
-    return Exchange(tuple(row["prompt"]), row["completion"][0]["content"], spans)
-
-
 def score(
     rows: Sequence[Row],
     guard: Guard,
     chunking: Chunking,
     *,
-    probe: Callable[[int], Sequence[Labelled]],
+    probe: Callable[[Cut], Sequence[Labelled]],
     insist: bool = False,
     tokenizer: Any = None,
     cache: Path | None = None,
@@ -108,7 +98,7 @@ def score(
         rows: training rows (`sft.read_rows`).
         guard: who scores.
         chunking: how replies are cut.
-        probe: from words per chunk to the labelled replies the guard is tried on.
+        probe: from how replies are cut to the labelled replies the guard is tried on.
         insist: use the guard even if it cannot tell safe from unsafe prefixes.
         tokenizer: of the model that is trained, where tokens are counted; it must give offsets.
         cache: file that keeps finished scores by content, so that a stopped pass goes on.
@@ -119,23 +109,45 @@ def score(
     """
     if chunking.unit == "tokens" and tokenizer is None:
         raise UsageError("chunks of tokens need the tokenizer of the model that is trained. Name it, or count words.")
-    trust = None
-    if real(guard):
-        trust = calibration.try_out(guard, probe(chunking.size or WHOLE))
-        calibration.require(trust, guard.name, insist)
-    kept = _Kept(cache)
+    asked = trusted(guard, lambda reply: chunking.ends(reply, tokenizer), probe=probe, insist=insist, cache=cache)
     found = []
     for row in track(rows):
         one = exchange(row)
         cut = chunking.ends(one.reply, tokenizer)
-        key = sha256(json.dumps([guard.identity, asdict(one), cut], sort_keys=True))
         try:
-            raw = kept.get(key) or kept.put(key, guard.score(one, cut))
+            scores = asked.score(one, cut)
         except UsageError as error:
             raise UsageError(f"row {row['id']!r}: {error}") from error
-        scores = trust.calibrated(raw) if trust else raw
         found.append({**row, "star": [[end, round(value, 6)] for end, value in zip(cut, scores, strict=True)]})
-    return Scored(tuple(found), guard.name, trust, chunking)
+    return Scored(tuple(found), guard.name, asked.trust, chunking)
+
+
+def trusted(
+    guard: Guard,
+    cut: Cut,
+    *,
+    probe: Callable[[Cut], Sequence[Labelled]],
+    insist: bool = False,
+    cache: Path | None = None,
+) -> Trusted:
+    """Try a guard out, and make its scores probabilities by what was seen.
+
+    Args:
+        guard: who scores.
+        cut: how replies are cut.
+        probe: from how replies are cut to the labelled replies the guard is tried on.
+        insist: use the guard even if it cannot tell safe from unsafe prefixes.
+        cache: file that keeps finished scores by content.
+
+    Raises:
+        UsageError: if the guard is not good enough.
+    """
+    asked = Remembered(guard, cache)
+    if not real(guard):
+        return Trusted(asked, None)
+    trust = calibration.try_out(asked, probe(cut))
+    calibration.require(trust, guard.name, insist)
+    return Trusted(asked, trust)
 
 
 def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
@@ -143,66 +155,54 @@ def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in found]
 
 
-class _Kept:
-    """Finished scores by content; a line that a kill cut short is forgotten."""
+class Remembered:
+    """A guard whose finished scores are kept by content, so that a stopped pass goes on where it was.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Args:
+        guard: who scores.
+        path: the file; None to keep nothing. A line that a kill cut short is forgotten.
+    """
+
+    def __init__(self, guard: Guard, path: Path | None) -> None:
+        self._guard, self._path = guard, path
         self._found: dict[str, list[float]] = {}
+        self.name, self.identity = guard.name, guard.identity
         if path is not None and path.is_file():
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
             self._found = dict(json.loads(line) for line in lines)
             path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
-    def get(self, key: str) -> list[float] | None:
-        return self._found.get(key)
+    def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
+        """The guard's scores, asked for once."""
+        key = sha256(json.dumps([self.identity, asdict(exchange), list(ends)], sort_keys=True))
+        if key not in self._found:
+            self._found[key] = self._guard.score(exchange, ends)
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([key, self._found[key]]) + "\n")
+        return self._found[key]
 
-    def put(self, key: str, scores: list[float]) -> list[float]:
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, scores]) + "\n")
-        return scores
 
+class Trusted:
+    """A guard that was tried out; its scores are calibrated.
 
-def read(path: Path) -> list[Row]:
-    """Read a data file: training rows, or rows of prompt and response as for own prompts.
-
-    Raises:
-        UsageError: if it cannot be read, or a row has no answer; names the row.
+    Args:
+        guard: who scores.
+        trust: what was seen of it; None for one that reads nothing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"data {str(path)!r} cannot be read: {error.strerror}.") from error
-    first = next((line for line in lines if line.strip()), "")
-    try:
-        plain = isinstance(json.loads(first or "{}").get("prompt"), str)
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"the first row of {path} is no JSON object: {error}.") from error
-    if not plain:
-        return read_rows(path)
-    rows = []
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            asked = {"role": "user", "content": row["prompt"]}
-            answer = {"role": "assistant", "content": row["response"]}
-            if not row["response"].strip():
-                raise ValueError("the response is empty")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"line {n} of {path} has no prompt and response: {error!r}.") from error
-        more = {"unsafe": row["unsafe"]} if "unsafe" in row else {}
-        rows.append({"id": str(row.get("id", n)), "prompt": [asked], "completion": [answer], **more})
-    return rows
+
+    def __init__(self, guard: Guard, trust: Trust | None) -> None:
+        self._guard, self.trust = guard, trust
+        self.name, self.identity = guard.name, guard.identity
+
+    def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
+        """The guard's scores, as probabilities."""
+        raw = self._guard.score(exchange, ends)
+        return self.trust.calibrated(raw) if self.trust else raw
 
 
 def write(scored: Scored, path: Path) -> None:
     """Write the rows, and beside them what stands next to a result: PATH and PATH.star.json."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored.rows)
-    for place, content in ((path, text), (Path(f"{path}.star.json"), json.dumps(scored.to_json(), indent=1) + "\n")):
-        unfinished = place.with_name(place.name + ".tmp")
-        unfinished.write_text(content, encoding="utf-8")
-        os.replace(unfinished, place)
+    write_json(path, *scored.rows)
+    write_json(Path(f"{path}.star.json"), scored.to_json())
