@@ -116,8 +116,9 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--judge",
     default="embedded",
     show_default=True,
-    help="'embedded' (offline, a small trained model and rules), 'rules' (offline, at once), trained:FOLDER, a grader "
-    "(Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, comma-separated, are a panel.",
+    help="'embedded' (offline, a small trained model and rules), 'rules' or 'phrases' (offline, at once), "
+    "trained:FOLDER, a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, "
+    "comma-separated, are a panel.",
 )
 @click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
@@ -231,7 +232,7 @@ def judging(
     """Read --judge and --panel: a judge, or several and their rule.
 
     Args:
-        judge: "embedded", "rules", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these,
+        judge: "embedded", "rules", "phrases", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these,
             comma-separated.
         judge_args: for the models of all of them.
         panel: "majority", "any-unsafe", "weighted:2,1,1"; None for "majority", or for a single judge.
@@ -514,6 +515,14 @@ def data_fetch(names: tuple[str, ...]) -> None:
 def data_check(names: tuple[str, ...]) -> None:
     """Verify count, categories and content of benchmarks (default all). Exit code 2 if one is not what it should be."""
     _check(names)
+
+
+@data.command("lm-eval")
+def data_lm_eval() -> None:
+    """Print the folder with the benchmarks as lm-eval tasks: `lm_eval run --include_path "$(shard data lm-eval)" …`."""
+    from importlib import resources
+
+    click.echo(str(resources.files("shard_eval.tasks") / "lm_eval"))
 
 
 def _check(names: tuple[str, ...]) -> None:
