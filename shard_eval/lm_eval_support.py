@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shard_eval import benchmarks, judges, reasoning
 from shard_eval import protocols_linguasafe as linguasafe
 from shard_eval.benchmarks.linguasafe import mcq_ids
+from shard_eval.capability.scoring import ITEMS, correct
 from shard_eval.errors import UsageError
 from shard_eval.judges.case import Case
 from shard_eval.logs import Row
@@ -171,6 +172,17 @@ def penalty(items: Sequence[str]) -> float:
 def oversensitive_rate(items: Sequence[str]) -> float:
     """Share of refused prompts of level 0."""
     return _number(_rates(items).oversensitive_rate)
+
+
+def capability_items(**_: Any) -> DatasetDict:
+    """The documents of our own capability set."""
+    items = [json.loads(line) for line in ITEMS.read_text(encoding="utf-8").splitlines()]
+    return _documents([{"id": i["id"], "kind": i["kind"], "prompt": i["prompt"], "item": json.dumps(i)} for i in items])
+
+
+def capability_correct(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Whether one answer to it is right."""
+    return {"acc": float(correct(json.loads(doc["item"]), answer(results[0])))}
 
 
 def _number(rate: float | None) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +145,20 @@ class System:
             UsageError: if Inspect knows no such model or something it needs is missing.
         """
         return open_model(self.model, self.config(cache), self.model_args)
+
+    @contextmanager
+    def opened(self, cache: bool = True) -> Iterator[Model]:
+        """Inspect's model for a while: local weights leave the memory afterwards, before others come.
+
+        Raises:
+            UsageError: as `open`.
+        """
+        model = self.open(cache)
+        if self.engine != "transformers":  # the clients of servers end with the event loop that made them
+            yield model
+            return
+        with model:
+            yield model
 
 
 def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) -> Model:

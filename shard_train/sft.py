@@ -197,8 +197,8 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
     """Render a row with the chat template, up to the token that ends the answer's turn.
 
     Raises:
-        UsageError: if the rendering does not begin with exactly what the model is given when it answers, or does not
-            end with a token that generation stops on.
+        UsageError: if the rendering does not begin with exactly what the model is given when it answers, does not
+            hold the whole answer, or does not end with a token that generation stops on.
     """
     prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
@@ -216,6 +216,12 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
             f"row {row['id']!r}: the rendered answer does not end with one of the tokens that generation stops on "
             f"({tokenizer.convert_ids_to_tokens(list(stops))}). Correct the chat template, the checkpoint's "
             "eos_token_id, or an answer that holds such a token itself."
+        )
+    text = tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+    if row["completion"][0]["content"].strip() not in text:
+        raise UsageError(
+            f"row {row['id']!r}: the chat template does not show the whole answer (some take reasoning out of it), so "
+            "another text would be learned. Use a checkpoint whose template leaves it alone, or other tags."
         )
     tokens = whole[: len(prompt) + end + 1]
     star = _star(row, tokenizer, whole, len(prompt))[: min(len(tokens), max_length)] if "star" in row else []
@@ -610,6 +616,7 @@ def _finish(job: Job, learned: Learned, probed: str) -> None:
         "seed": job.training.seed,
         "dtype": "bfloat16" if use_bf16(job.training.bf16) else "float32",
         "kind": job.training.kind,
+        "epochs": epochs,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
         "probe_sha256": sha256(probed),
         "checkpoints": [{k: m[k] for k in ("step", "epoch", "sha256")} | {"folder": f.name} for f, m in markers],
