@@ -89,7 +89,7 @@ def test_scores_reach_the_tokens_of_a_rendered_row() -> None:
 def test_a_template_that_changes_the_answer_is_refused() -> None:
     made = tokenizer()
     made.chat_template = made.chat_template.replace("m['content']", "m['content'] | upper")
-    with pytest.raises(UsageError, match="changes the answer's text"):
+    with pytest.raises(UsageError, match="does not show the whole answer"):
         sft.encode(row("1") | {"star": [[24, 1.0]]}, made, [made.eos_token_id], 99)
 
 
