@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from shard_eval.capability import model as serving
 from shard_eval.capability.scoring import ITEMS
-from shard_eval.errors import DataError, LogError, UsageError, unknown
+from shard_eval.errors import DataError, LogError, UsageError
 from shard_eval.packaged import file_sha
 from shard_eval.records import identity, sha256
 from shard_eval.report import Grid, percent
@@ -120,8 +121,12 @@ def _known(tasks: Sequence[str]) -> Any:
 
         manager = TaskManager(include_path=str(resources.files("shard_eval.tasks") / "lm_eval"))
     for task in tasks:
-        if task not in manager.all_tasks:
-            raise unknown("--capability", task, manager.all_tasks)
+        if task not in manager.all_tasks:  # of thousands
+            near = get_close_matches(task, manager.all_tasks, 3)
+            hint = (
+                f"Did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists them; 'own' is the package's."
+            )
+            raise UsageError(f"--capability {task!r}: lm-eval knows no such task. {hint}")
     return manager
 
 
@@ -152,7 +157,10 @@ def _evaluate(system: System, tasks: list[str], folders: dict[str, str], limit: 
         except (UsageError, DataError):
             raise
         except Exception as error:  # lm-eval raises whatever its parts do: no network, a gated data set, a broken task
-            raise DataError(f"lm-eval could not run {', '.join(tasks)} on {system.name}: {error!r}"[:1500]) from error
+            raise DataError(
+                f"lm-eval could not run {', '.join(tasks)} on {system.name}: {error!r}"[:1200]
+                + " Tasks but 'own' have their data on the hub: go online once. What was scored before is kept."
+            ) from error
     return {task: _keep(system, task, found, folders[task], limit) for task in tasks}
 
 
