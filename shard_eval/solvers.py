@@ -7,7 +7,7 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from inspect_ai.model import (
     get_model,
 )
 from inspect_ai.model._generate_config import active_generate_config
-from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
+from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import system_message as system_message_solver
+from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import json_schema
 
 from shard_eval import guidelines, prompts, reasoning
@@ -81,10 +82,11 @@ def _said(output: ModelOutput, limit: int | None = None) -> ModelOutput:
 
 def _answering(prepare: Solver | None = None) -> Solver:
     """Ask the model once, after a solver that prepares the messages."""
-    answer = generate()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        state = await answer(await prepare(state, generate) if prepare else state, generate)
+        state = await prepare(state, generate) if prepare else state
+        seed = _own_seed(active_generate_config().seed, state.messages)
+        state = await (generate(state) if seed is None else generate(state, seed=seed))
         _said(state.output)
         return state
 
@@ -178,7 +180,22 @@ async def ask(messages: list[ChatMessage], **config: Any) -> ModelOutput:
         config: of this call, besides the evaluation's.
     """
     settings = GenerateConfig(**config)
+    seed = settings.seed if settings.seed is not None else active_generate_config().seed
+    settings = settings.merge(GenerateConfig(seed=_own_seed(seed, messages)))
     return _said(await get_model().generate(messages, config=settings), settings.max_tokens)
+
+
+def _own_seed(seed: int | None, messages: Sequence[ChatMessage]) -> int | None:
+    """The seed of one call: of the run's, the prompt and the epoch; None without one.
+
+    Engines start every request with the same random numbers for the same seed, so that with one for all, answers to
+    like prompts would go wrong together, and every epoch would be the first one again.
+    """
+    if seed is None:
+        return None
+    state = sample_state()
+    epoch = state.epoch if state else 1
+    return int(sha256("\n".join([f"{seed} {epoch}", *(m.text for m in messages)]))[:8], 16) >> 1
 
 
 async def _ask(system: str, user: str, **config: Any) -> ModelOutput:

@@ -67,6 +67,12 @@ class Decoding:
     top_p: float | None = None
     seed: int | None = None
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its numbers, and what the seed is of where one has an effect (`solvers`)."""
+        drawn = self.seed is not None and self.temperature > 0
+        return asdict(self) | ({"seeds": "by prompt and epoch"} if drawn else {})
+
 
 @dataclass(frozen=True)
 class System:
@@ -102,7 +108,7 @@ class System:
             "base_sha256": self.base,
             "solver": solvers.split_name(self.solver)[0],  # a folder of guidelines counts by its content, in the hash
             "solver_sha256": solvers.fingerprint(self.solver),
-            "decoding": {} if self.solver in solvers.CONSTANTS else asdict(self.decoding),
+            "decoding": {} if self.solver in solvers.CONSTANTS else self.decoding.manifest,
         }
 
     @cached_property
