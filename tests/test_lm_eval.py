@@ -17,9 +17,9 @@ from support import ROOT, needs_data
 from tiny import make_model, write_rows
 
 from shard_eval import benchmarks, engine, lm_eval_support
-from shard_eval.capability import OWN
 from shard_eval import protocols_linguasafe as linguasafe
 from shard_eval.benchmarks.linguasafe import mcq_ids
+from shard_eval.capability import OWN
 from shard_eval.cli import main
 from shard_eval.errors import UsageError
 from shard_eval.summary import METRICS
