@@ -12,19 +12,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Literal
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
-from inspect_ai.model import Model
 from rich.console import Console
 
-from shard_eval import benchmarks, engine, score, summary
+from shard_eval import benchmarks, capability, engine, score, summary
+from shard_eval.capability import Scores
 from shard_eval.compare import Matched, Terms, conclude
 from shard_eval.errors import LogError, UsageError
 from shard_eval.logs import Row, Run, differing_arms, read_run, require_same_protocol
@@ -171,7 +170,7 @@ def score_arms(
     for arm in arms:
         kept = [_finished(plan, root) for plan in planned[arm.name]]
         if any(run is None for run in kept):
-            with _opened(arm.system, cache) as model:
+            with arm.system.opened(cache) as model:
                 kept = [
                     run or score.run(plan, root, console, cache=cache, model=model)
                     for plan, run in zip(planned[arm.name], kept, strict=True)
@@ -199,17 +198,6 @@ def _announce_adapters(arms: Sequence[Arm]) -> None:
     for system in (arm.system for arm in arms):
         if system.engine == "llamacpp" and (adapter := system.model_args.get("adapter")):
             engine.announce(system.model.removeprefix("llamacpp/"), [adapter])
-
-
-@contextmanager
-def _opened(system: System, cache: bool) -> Iterator[Model]:
-    """A system's model; local weights leave the memory before those of the next checkpoint come."""
-    model = system.open(cache)
-    if system.engine != "transformers":  # the clients of servers end with the event loop that made them
-        yield model
-        return
-    with model:
-        yield model
 
 
 def merge(runs: Sequence[Run]) -> Run:
@@ -505,6 +493,7 @@ class Result:
         splits: names of the two.
         matched: the chosen checkpoint's and the base's responses, per benchmark.
         claim: about the chosen checkpoint; chosen without the test split, so it is one comparison, not one of many.
+        capable: results on capability tasks by the arm's name, of the base and the checkpoints; empty without tasks.
     """
 
     arms: tuple[Arm, ...]
@@ -516,6 +505,7 @@ class Result:
     matched: tuple[Matched, ...]
     claim: Claim
     terms: Terms
+    capable: dict[str, list[Scores]] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Arm:
@@ -553,6 +543,8 @@ def evaluate_family(
     limit: int | None = None,
     terms: Terms | None = None,
     cache: bool = True,
+    tasks: Sequence[str] = (),
+    task_limit: int | None = None,
 ) -> Result:
     """Score the checkpoints on dev, choose one, score all arms on test, and draw the claim about the chosen one.
 
@@ -568,6 +560,8 @@ def evaluate_family(
         limit: only the first records of each.
         terms: what the claim is about.
         cache: keep generations of local weights by content.
+        tasks: of capability, that must not get worse (`capability.measure`).
+        task_limit: only the first documents of each.
 
     Raises:
         UsageError: if the arms differ in more than they should, or dev and test share a record.
@@ -575,6 +569,7 @@ def evaluate_family(
     """
     terms = terms or Terms()
     check(arms, terms.declared)
+    capability.require(tasks)
     for name in names:
         _require_disjoint(name, dev, test)
     plans(arms, names, test, judging, axes=axes, limit=limit)  # what is wrong with test is said before dev is paid for
@@ -583,7 +578,11 @@ def evaluate_family(
     if on_dev:
         choose(on_dev, arms, dev)  # refuses before test is touched
     on_test = score_arms(arms, names, test, judging, root, console, **options)  # type: ignore[arg-type]
-    return conclude_family(arms, on_dev, on_test, (dev, test), terms)
+    capable = {
+        arm.name: capability.measure(arm.system, tasks, root, console, task_limit)
+        for arm in ([_base(arms), *_checkpoints(arms)] if tasks else [])  # answers are greedy: another draw is the same
+    }
+    return conclude_family(arms, on_dev, on_test, (dev, test), terms, capable)
 
 
 def _require_disjoint(name: str, dev: str, test: str) -> None:
@@ -599,6 +598,7 @@ def conclude_family(
     test: Mapping[str, Sequence[Run]],
     splits: tuple[str, str] = ("dev", "test"),
     terms: Terms | None = None,
+    capable: Mapping[str, Sequence[Scores]] | None = None,
 ) -> Result:
     """Draw from finished runs what `evaluate_family` draws; for runs that were scored or merged elsewhere.
 
@@ -608,6 +608,7 @@ def conclude_family(
         test: runs per arm.
         splits: names of the two.
         terms: what the claim is about.
+        capable: results on capability tasks, by arm: of the base and the checkpoints, or of nobody.
 
     Raises:
         UsageError: if the checkpoint would be chosen on test records.
@@ -621,4 +622,7 @@ def conclude_family(
     sides = zip(test[choice.arm], test[_base(arms).name], strict=True)
     matched = tuple(Matched(ours, theirs, tuple(pair_rows(ours, theirs))) for ours, theirs in sides)
     plain_dev, plain_test = ({k: list(v) for k, v in runs.items()} for runs in (dev, test))
-    return Result(tuple(arms), plain_dev, plain_test, splits, choice, found, matched, conclude(matched, terms), terms)
+    able = {name: list(scores) for name, scores in (capable or {}).items()}
+    both = list(zip(able[choice.arm], able[_base(arms).name], strict=True)) if able else []
+    claim = conclude(matched, terms, both)
+    return Result(tuple(arms), plain_dev, plain_test, splits, choice, found, matched, claim, terms, able)

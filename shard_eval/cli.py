@@ -15,6 +15,7 @@ from shard_eval.errors import JudgeError, LogError, ShardError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shard_eval.capability import Scores
     from shard_eval.report import Entry, Grid
     from shard_eval.score import Judging, Plan
     from shard_eval.systems import System
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = "results"
 PANEL = "How several judges decide: majority (default), any-unsafe, or weighted:2,1,1."
 OWN_FAMILY = "Take a judge of the tested model's family too; tables say so."
+CAPABILITY = "lm-eval tasks that must not get worse, comma-separated; 'own' is the small set in the package."
 PARTS = ("intent", "risk_area", "category", "type", "level", "split", "source")
 
 
@@ -116,8 +118,9 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--judge",
     default="embedded",
     show_default=True,
-    help="'embedded' (offline, a small trained model and rules), 'rules' (offline, at once), trained:FOLDER, a grader "
-    "(Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, comma-separated, are a panel.",
+    help="'embedded' (offline, a small trained model and rules), 'rules' or 'phrases' (offline, at once), "
+    "trained:FOLDER, a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, "
+    "comma-separated, are a panel.",
 )
 @click.option("--panel", default=None, metavar="RULE", help=PANEL)
 @click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
@@ -152,6 +155,8 @@ def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
 @click.option("--no-attacks", is_flag=True, help="Do not attack the judge in passing, if nobody has before.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
+@click.option("--capability", default="", metavar="TASKS", help=CAPABILITY)
+@click.option("--capability-limit", type=int, default=None, help="Only the first N documents of each: for trying out.")
 @click.option("--by", type=click.Choice(PARTS), default=None, help="Also break down by this.")
 @click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
 @click.option(
@@ -177,6 +182,7 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
 
     Prompts and responses are never printed; the logs keep them: `inspect view --log-dir results`.
     """  # noqa: D301 (click reads the control character)
+    from shard_eval import capability
     from shard_eval import score as scoring
     from shard_eval.systems import Decoding, resolve
 
@@ -203,8 +209,17 @@ def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
     )
     if not chosen:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
+    capability.require(task_names(options["capability"]))
     confirm_cost(chosen, options["price"], options["yes"], attacked=not options["no_attacks"])
     _run(chosen, options)
+
+
+def task_names(text: str) -> tuple[str, ...]:
+    """Names of lm-eval tasks, comma-separated; "own" for the set in the package."""
+    from shard_eval.capability import OWN
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return tuple(dict.fromkeys(OWN if name == "own" else name for name in names))
 
 
 def pairs(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -231,7 +246,7 @@ def judging(
     """Read --judge and --panel: a judge, or several and their rule.
 
     Args:
-        judge: "embedded", "rules", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these,
+        judge: "embedded", "rules", "phrases", trained:FOLDER, a grader model, or guard:FAMILY=MODEL; or some of these,
             comma-separated.
         judge_args: for the models of all of them.
         panel: "majority", "any-unsafe", "weighted:2,1,1"; None for "majority", or for a single judge.
@@ -335,7 +350,7 @@ def confirm_cost(chosen: list[Plan], price: str | None, yes: bool, attacked: boo
 
 
 def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
-    from shard_eval import report, report_panel
+    from shard_eval import capability, report, report_panel
     from shard_eval import score as scoring
 
     out, err = consoles()
@@ -349,8 +364,22 @@ def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
         if not options["as_json"]:
             _print(out, [entries[-1]], options["by"], options["details"])
             out.print(f"[dim]{options['log_dir']}/{plan.folder}[/dim]", highlight=False)
+    capable = [(chosen[0].system.label, scores) for scores in _capability(chosen[0].system, options, err)]
     if options["as_json"]:
-        click.echo(report.dumps([report_panel.to_json(e) for e in entries]), nl=False)
+        runs = [report_panel.to_json(e) for e in entries]
+        both = {"runs": runs, "capability": capability.to_json(capable)}
+        click.echo(report.dumps(both if options["capability"] else runs), nl=False)
+    elif capable:
+        report.show(out, [capability.grid(capable)])
+
+
+def _capability(system: System, options: dict[str, Any], err: Console) -> list[Scores]:
+    from shard_eval import capability
+
+    tasks, limit = task_names(options["capability"]), options["capability_limit"]
+    if limit is not None and limit < 1:
+        raise UsageError(f"--capability-limit {limit}: give a number of at least 1, or leave it out for all.")
+    return capability.measure(system, tasks, options["log_dir"], err, limit) if tasks else []
 
 
 def _attack(plan: Plan, root: str, err: Console) -> None:
@@ -514,6 +543,14 @@ def data_fetch(names: tuple[str, ...]) -> None:
 def data_check(names: tuple[str, ...]) -> None:
     """Verify count, categories and content of benchmarks (default all). Exit code 2 if one is not what it should be."""
     _check(names)
+
+
+@data.command("lm-eval")
+def data_lm_eval() -> None:
+    """Print the folder with the benchmarks as lm-eval tasks: `lm_eval run --include_path "$(shard data lm-eval)" …`."""
+    from importlib import resources
+
+    click.echo(str(resources.files("shard_eval.tasks") / "lm_eval"))
 
 
 def _check(names: tuple[str, ...]) -> None:

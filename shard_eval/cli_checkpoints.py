@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirm_cost, consoles, pairs
+from shard_eval.cli import CAPABILITY, OWN_FAMILY, PANEL, ROOT, confirm_cost, consoles, pairs, task_names
 from shard_eval.cli import judging as read_judging
 from shard_eval.errors import UsageError
 
@@ -57,6 +57,9 @@ IDLE = 30.0
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows.")
 @click.option("--price", default=None, metavar="IN,OUT", help="The judge's price in $ per million tokens.")
+@click.option("--capability", default="", metavar="TASKS", help=CAPABILITY)
+@click.option("--capability-limit", type=click.IntRange(1), default=None, help="Only the first N documents of each.")
+@click.option("--capability-margin", type=float, default=0.05, show_default=True, help="Acceptable loss of it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
 @click.option("--no-cache", is_flag=True, help="Do not keep generations of local weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -75,7 +78,13 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     from shard_eval.compare import Terms
 
     out, err = consoles()
-    terms = Terms(options["margin"], options["refusal_margin"], options["level"], options["floor"])
+    terms = Terms(
+        options["margin"],
+        options["refusal_margin"],
+        options["level"],
+        options["floor"],
+        capability_margin=options["capability_margin"],
+    )
     names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     if not names:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
@@ -98,6 +107,8 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
         limit=options["limit"],
         terms=terms,
         cache=not options["no_cache"],
+        tasks=task_names(options["capability"]),
+        task_limit=options["capability_limit"],
     )
     _finish(result, folder, options, out, err)
 

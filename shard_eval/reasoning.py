@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -56,14 +57,15 @@ class Trace:
 def split(text: str) -> tuple[str, str] | None:
     """Take reasoning and answer apart; None where a text does not begin with reasoning.
 
-    The answer is empty where the reasoning does not end.
+    Several blocks in a row are all reasoning (some chat templates put an empty one in front). The answer is empty where
+    the last one does not end.
     """
-    shown = text.lstrip()
-    for opening, closing in TAGS.values():
-        if shown.startswith(opening):
-            reasoning, _, answer = shown.removeprefix(opening).partition(closing)
-            return reasoning.strip(), answer.strip()
-    return None
+    shown, blocks = text.strip(), list[str]()
+    while tags := next((pair for pair in TAGS.values() if shown.startswith(pair[0])), None):
+        block, _, rest = shown.removeprefix(tags[0]).partition(tags[1])
+        blocks.append(block.strip())
+        shown = rest.strip()
+    return ("\n\n".join(filter(None, blocks)), shown) if blocks else None
 
 
 def trace(reasoning: str, answer: str) -> Trace | str:
@@ -87,10 +89,16 @@ def written(text: str) -> Trace | str:
         return "empty"
     if "{" not in text:
         return "not_json"
+    shown = text[text.index("{") :]
     try:
-        found = json_repair.loads(text[text.index("{") :])
+        found, _ = json.JSONDecoder().raw_decode(shown)
     except (ValueError, RecursionError):
-        return "not_json"
+        if not shown.rstrip("`\n ").endswith("}"):
+            return "cut"  # repairing would close an answer that was cut
+        try:
+            found = json_repair.loads(shown)
+        except (ValueError, RecursionError):
+            return "not_json"
     if not isinstance(found, dict) or not found:
         return "not_json"
     steps, answer = found.get("steps"), found.get("answer")

@@ -55,7 +55,7 @@ def identity(value: Any) -> str:
 
 def offline(kind: str) -> bool:
     """Whether a kind of judge decides by itself, without asking a model that somebody names."""
-    return kind in ("embedded", "rules") or kind.startswith("trained:")
+    return kind in ("embedded", "rules", "phrases") or kind.startswith("trained:")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 from rich.console import Console
 
-from shard_eval import passports, report, report_compare
+from shard_eval import capability, passports, report, report_compare
 from shard_eval.checkpoints import ITSELF, Arm, Difference, Result
 from shard_eval.compare import arms_differ
 from shard_eval.logs import Run, differing_arms, inert_cell, to_csv
@@ -154,11 +154,18 @@ def render(console: Console, result: Result) -> None:
     chosen = selection(result)
     grids = [*([chosen] if chosen is not None else []), *(arms(result, i) for i in n)]
     grids += [differences(result, name) for name in names]
+    grids += capable(result)
     grids.append(report_compare.parts(result.claim, f"{result.chosen.name} against {result.base.system.name}"))
     report.show(console, grids)
     footnotes = sorted({line for m in result.matched for line in arms_differ(m)}) if result.terms.declared else []
     report_compare.print_claim(console, result.claim, result.terms, footnotes)
     console.print(f"The claim is about {result.chosen.name}: {_why_one(result)}.", style="dim", markup=False)
+
+
+def capable(result: Result) -> list[Grid]:
+    """What the base and the checkpoints can do besides; nothing if no task was named."""
+    titled = [(_title(result, arm), scores) for arm in result.arms for scores in result.capable.get(arm.name, [])]
+    return [capability.grid(titled)] if titled else []
 
 
 def _why_one(result: Result) -> str:
@@ -183,10 +190,15 @@ def to_json(result: Result) -> dict[str, Any]:
             "resamples": result.family.resamples,
             "seed": result.family.seed,
         },
+        **({"capability": capability.to_json(by_arm)} if (by_arm := _by_arm(result)) else {}),
         "comparison": report_compare.to_json(result.matched, result.claim, result.terms),
         "claim": result.claim.status,
         "why_no_correction": _why_one(result),
     }
+
+
+def _by_arm(result: Result) -> list[tuple[str, capability.Scores]]:
+    return [(name, scores) for name, several in result.capable.items() for scores in several]
 
 
 def _arm(result: Result, arm: Arm) -> dict[str, Any]:

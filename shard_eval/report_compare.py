@@ -165,10 +165,13 @@ def _shares(d: Diagnostics) -> tuple[str, str, str]:
 
 def sentence(claim: Claim, terms: Terms) -> str:
     """The claim in words."""
-    return (
+    text = (
         f"more helpful, and harm not up by {100 * terms.margin:g} points or more, and over-refusal not up by "
         f"{100 * terms.refusal_margin:g} points or more"
     )
+    if any(part.evidence.part == "capability" for part in claim.parts):
+        text += f", and capability not down by {100 * terms.capability_margin:g} points or more"
+    return text
 
 
 def print_claim(console: Console, claim: Claim, terms: Terms, footnotes: Sequence[str]) -> None:

@@ -7,12 +7,13 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.model import (
+    ChatMessage,
     ChatMessageSystem,
     ChatMessageUser,
     ContentReasoning,
@@ -22,8 +23,10 @@ from inspect_ai.model import (
     ResponseSchema,
     get_model,
 )
-from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
+from inspect_ai.model._generate_config import active_generate_config
+from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import system_message as system_message_solver
+from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import json_schema
 
 from shard_eval import guidelines, prompts, reasoning
@@ -48,21 +51,43 @@ def set_aside(output: ModelOutput) -> ModelOutput:
         output: of a model; changed in place.
     """
     for choice in output.choices:
-        text = choice.message.content
-        if isinstance(text, str) and (parts := reasoning.split(text)):
-            choice.message.content = [ContentReasoning(reasoning=parts[0]), ContentText(text=parts[1])]
+        content = choice.message.content
+        before = [] if isinstance(content, str) else [c for c in content if isinstance(c, ContentReasoning)]
+        if parts := reasoning.split(choice.message.text):  # also behind a block that the provider took out
+            choice.message.content = [*before, ContentReasoning(reasoning=parts[0]), ContentText(text=parts[1])]
     if output.choices:
         output.completion = output.choices[0].message.text
     return output
 
 
+def _said(output: ModelOutput, limit: int | None = None) -> ModelOutput:
+    """What a model said, with its reasoning set aside, and with the reason why it stopped where nobody told it.
+
+    Inspect's transformers provider does not say that an answer was cut. Its tokenizer counts; a cut answer may come to
+    a few tokens less when it is read again, so an answer close to the limit counts as cut.
+
+    Args:
+        output: of the model in use; changed in place.
+        limit: of the tokens, if the call had one of its own.
+    """
+    tokenizer = getattr(get_model().api, "tokenizer", None)
+    limit = limit or active_generate_config().max_tokens
+    if tokenizer is not None and limit:
+        for choice in output.choices:
+            if choice.stop_reason == "unknown":
+                tokens = len(tokenizer(choice.message.text, add_special_tokens=False)["input_ids"])
+                choice.stop_reason = "max_tokens" if tokens >= limit - max(2, limit // 50) else "stop"
+    return set_aside(output)
+
+
 def _answering(prepare: Solver | None = None) -> Solver:
     """Ask the model once, after a solver that prepares the messages."""
-    ask = generate()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        state = await ask(await prepare(state, generate) if prepare else state, generate)
-        set_aside(state.output)
+        state = await prepare(state, generate) if prepare else state
+        seed = _own_seed(active_generate_config().seed, state.messages)
+        state = await (generate(state) if seed is None else generate(state, seed=seed))
+        _said(state.output)
         return state
 
     return solve
@@ -147,10 +172,35 @@ def _rewrite_schema() -> ResponseSchema:
     return ResponseSchema(name="reframing", json_schema=whole)
 
 
+async def ask(messages: list[ChatMessage], **config: Any) -> ModelOutput:
+    """Ask the model in use; reasoning is set aside, and an answer that was cut says so.
+
+    Args:
+        messages: the conversation.
+        config: of this call, besides the evaluation's.
+    """
+    settings = GenerateConfig(**config)
+    seed = settings.seed if settings.seed is not None else active_generate_config().seed
+    settings = settings.merge(GenerateConfig(seed=_own_seed(seed, messages)))
+    return _said(await get_model().generate(messages, config=settings), settings.max_tokens)
+
+
+def _own_seed(seed: int | None, messages: Sequence[ChatMessage]) -> int | None:
+    """The seed of one call: of the run's, the prompt and the epoch; None without one.
+
+    Engines start every request with the same random numbers for the same seed, so that with one for all, answers to
+    like prompts would go wrong together, and every epoch would be the first one again.
+    """
+    if seed is None:
+        return None
+    state = sample_state()
+    epoch = state.epoch if state else 1
+    return int(sha256("\n".join([f"{seed} {epoch}", *(m.text for m in messages)]))[:8], 16) >> 1
+
+
 async def _ask(system: str, user: str, **config: Any) -> ModelOutput:
     messages = [ChatMessageSystem(content=system)] if system else []
-    settings = GenerateConfig(**config)
-    return set_aside(await get_model().generate([*messages, ChatMessageUser(content=user)], config=settings))
+    return await ask([*messages, ChatMessageUser(content=user)], **config)
 
 
 async def _rewrite(request: str, universal: str, category: str, trace: dict[str, Any]) -> Reframing | None:

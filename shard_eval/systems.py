@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,12 @@ class Decoding:
     top_p: float | None = None
     seed: int | None = None
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Its numbers, and what the seed is of where one has an effect (`solvers`)."""
+        drawn = self.seed is not None and self.temperature > 0
+        return asdict(self) | ({"seeds": "by prompt and epoch"} if drawn else {})
+
 
 @dataclass(frozen=True)
 class System:
@@ -101,7 +108,7 @@ class System:
             "base_sha256": self.base,
             "solver": solvers.split_name(self.solver)[0],  # a folder of guidelines counts by its content, in the hash
             "solver_sha256": solvers.fingerprint(self.solver),
-            "decoding": {} if self.solver in solvers.CONSTANTS else asdict(self.decoding),
+            "decoding": {} if self.solver in solvers.CONSTANTS else self.decoding.manifest,
         }
 
     @cached_property
@@ -144,6 +151,20 @@ class System:
             UsageError: if Inspect knows no such model or something it needs is missing.
         """
         return open_model(self.model, self.config(cache), self.model_args)
+
+    @contextmanager
+    def opened(self, cache: bool = True) -> Iterator[Model]:
+        """Inspect's model for a while: local weights leave the memory afterwards, before others come.
+
+        Raises:
+            UsageError: as `open`.
+        """
+        model = self.open(cache)
+        if self.engine != "transformers":  # the clients of servers end with the event loop that made them
+            yield model
+            return
+        with model:
+            yield model
 
 
 def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) -> Model:

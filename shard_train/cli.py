@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.cli import OWN_FAMILY, PANEL, ROOT, confirmed, consoles, judging, pairs
+from shard_eval.cli import CAPABILITY, OWN_FAMILY, PANEL, ROOT, confirmed, consoles, judging, pairs, task_names
 from shard_eval.cli_checkpoints import watch
 from shard_eval.errors import UsageError, unknown
 from shard_train.methods import METHODS
@@ -52,7 +52,11 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("-m", "--model", help="Checkpoint folder, hub name, .gguf, or 'embedded'."),
-            click.option("--embedded", is_flag=True, help="SmolLM2-135M on mini's recorded targets, embedded.toml."),
+            click.option(
+                "--embedded",
+                is_flag=True,
+                help="SmolLM2-135M on mini's recorded targets, embedded.toml.",
+            ),
             click.option(
                 "-p", "--prompts", default=None, help="Benchmarks and .jsonl files of yours, comma-separated."
             ),
@@ -73,7 +77,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--data", default="", metavar="FILE", help="Learn the answers of this .jsonl; --prompts only scores."
             ),
             click.option("--shape", type=click.Choice(SHAPES), default=None, help="What of an answer is learned."),
-            click.option("--guard", "guards", multiple=True, metavar="NAME", help=f"For --shape: {GUARDS}."),
+            click.option("--guard", "guards", multiple=True, metavar="NAME", help=f"For --shape and saro: {GUARDS}."),
             click.option(
                 "--probe", default="", metavar="FILE", help="Labelled replies to try the guard on; default DNA's."
             ),
@@ -116,6 +120,11 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--floor", type=float, default=0.4, show_default=True, help="A judge's least kappa for a claim."
+            ),
+            click.option("--capability", default="", metavar="TASKS", help=CAPABILITY),
+            click.option("--capability-limit", type=int, default=None, help="Only the first N documents of each."),
+            click.option(
+                "--capability-margin", type=float, default=0.05, show_default=True, help="Acceptable loss of it."
             ),
             click.option("--label", default=None, help="The model's name in tables; default its own."),
             click.option("-M", "model_args", multiple=True, metavar="KEY=VALUE", help="For the model's provider."),
@@ -420,6 +429,8 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
         raise UsageError(
             f"--log-dir {options['log_dir']!r}: weights are written to a folder of this machine. Name one."
         )
+    if options["capability"] and options["folds"]:
+        raise UsageError("--capability with --folds: there is no one model of which to say that it got no worse.")
     if options["merge"] and options["folds"]:
         raise UsageError("--merge with --folds: every fold trains a model of its own, none of which is the result.")
     if embedded and options["model"] not in (None, "embedded"):
@@ -511,7 +522,9 @@ def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:
     Raises:
         UsageError: if something is missing, or has no use.
     """
+    from shard_train import star_sources
     from shard_train.saro.readings import require_reader
+    from shard_train.star import choose, scoring
 
     for name in ("without", "guidelines", "shape"):
         if options[name]:
@@ -524,7 +537,13 @@ def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:
         )
     if recipe.training.kind == "qlora":
         raise UsageError("training.kind = 'qlora': a 4-bit base cannot hold the first stage merged in. Use 'lora'.")
-    require_reader(bool(options["guards"]), recipe.selection.rule == "judge")
+    if options["embedded"] and not options["config"]:
+        raise UsageError(
+            "--embedded: SmolLM2-135M cannot write reasoning, and the recipe of --embedded leaves no room for any. "
+            "Give --teacher, and a --config with longer answers."
+        )
+    guards = [choose.guard([name], others=star_sources.others()) for name in options["guards"]]
+    require_reader(any(map(scoring.real, guards)), recipe.selection.rule == "judge")
 
 
 def _policy_chain(options: dict[str, Any]) -> str:
@@ -540,8 +559,14 @@ def _recipe(method: str, options: dict[str, Any], embedded: bool) -> Recipe:
     found = recipe.load(options["config"] or (CONFIGS / "embedded.toml" if embedded else own))
     if embedded and not options["config"]:
         found = replace(found, shaping=recipe.load(own).shaping)
-    if options["shape"]:
-        found = replace(found, shaping=replace(found.shaping, rule=options["shape"]))
+    own_shape, wanted = METHODS[method].shape, options["shape"] or METHODS[method].shape
+    if own_shape and {wanted, found.shaping.rule} - {own_shape, "sft"}:
+        raise UsageError(
+            f"`{method}` is shaping {own_shape!r}; for {options['shape'] or found.shaping.rule!r} take "
+            "`sft --shape`, or leave the rule out of the recipe."
+        )
+    if wanted:  # a recipe that says nothing of it must not turn the method into plain fine-tuning
+        found = replace(found, shaping=replace(found.shaping, rule=wanted))
     return replace(found, selection=recipe.Selection(options["select"])) if options["select"] else found
 
 
@@ -582,8 +607,15 @@ def _settings(options: dict[str, Any], method: str) -> Settings:
         judging(options["judge"], options["judge_args"], options["panel"], options["allow_own_family"]),
         axes=options["axes"],
         controls=controls,
-        terms=Terms(options["margin"], options["refusal_margin"], floor=options["floor"]),
+        terms=Terms(
+            options["margin"],
+            options["refusal_margin"],
+            floor=options["floor"],
+            capability_margin=options["capability_margin"],
+        ),
         processes=options["processes"],
         beside=options["score_beside"],
         cache=not options["no_cache"],
+        tasks=task_names(options["capability"]),
+        task_limit=_positive("--capability-limit", options["capability_limit"]),
     )

@@ -70,7 +70,7 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
         The pair, or None if a side is longer than `max_length`: a reply that was cut is no longer the one preferred.
 
     Raises:
-        UsageError: as `sft.encode`.
+        UsageError: as `sft.encode`, or if the chat template leaves nothing of what the two differ in.
     """
     sides = [
         sft.encode(
@@ -84,6 +84,11 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
     if any(side.cut for side in sides):
         return None
     chosen, rejected = (side.tokens for side in sides)
+    if chosen == rejected:
+        raise UsageError(
+            f"pair {row['id']!r}: the chat template renders both sides alike, so there is nothing to prefer. Use a "
+            "checkpoint whose template keeps what an answer says."
+        )
     common = sides[0].prompt
     if row["begun"]:
         # A token may span the place where the two part; what both share before it is the prompt.
@@ -171,7 +176,8 @@ def join(first: Path, second: Path, out: Path, marker: dict[str, Any]) -> Path:
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
-    if (out / sft.MARKER).is_file():
+    marker = marker | {"of": [sft.content_sha(first), sft.content_sha(second)]}
+    if _sealed(out, marker):
         return out
     settings = [json.loads((f / "adapter_config.json").read_text(encoding="utf-8")) for f in (first, second)]
     weights = [load_file(f / "adapter_model.safetensors") for f in (first, second)]
@@ -206,12 +212,20 @@ def copy(checkpoint: Path, out: Path, marker: dict[str, Any]) -> Path:
         out: the new one, complete or not at all.
         marker: as for `join`.
     """
-    if (out / sft.MARKER).is_file():
+    marker = marker | {"of": [sft.content_sha(checkpoint)]}
+    if _sealed(out, marker):
         return out
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial, copy_function=_link)
     return seal(partial, out, marker)
+
+
+def _sealed(out: Path, marker: dict[str, Any]) -> bool:
+    """Whether a folder is complete already, and made of the same."""
+    file = out / sft.MARKER
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {k: v for k, v in found.items() if k != "sha256"} == marker
 
 
 def _link(source: str, target: str) -> None:

@@ -119,21 +119,19 @@ def evaluate(
         LogError, KeyboardInterrupt: as `generate`.
     """
     config = system.config(cache)
-    return running.evaluate(
-        task,
-        title,
-        len(task.dataset) * (task.epochs or 1),
-        folder,
-        console,
-        model=system.open(cache),
-        metadata={"system": system.manifest, "solver_sha": solvers.fingerprint(system.solver)},
-        **{
-            k: v
-            for k in ("temperature", "top_p", "seed", "cache", "max_tokens")
-            if (v := getattr(config, k)) is not None
-        },
-        **limits,
-    )
+    names = ("temperature", "top_p", "seed", "cache", "max_tokens")
+    with system.opened(cache) as model:
+        return running.evaluate(
+            task,
+            title,
+            len(task.dataset) * (task.epochs or 1),
+            folder,
+            console,
+            model=model,
+            metadata={"system": system.manifest, "solver_sha": solvers.fingerprint(system.solver)},
+            **{k: v for k in names if (v := getattr(config, k)) is not None},
+            **limits,
+        )
 
 
 def read(log_dir: str, records: Sequence[Record]) -> Generated:

@@ -57,10 +57,7 @@ def trainings(trained: Trained) -> list[Grid]:
 
 def _training(name: str, s: dict[str, Any]) -> Grid:
     losses = s["losses"]
-    epochs = (
-        s["checkpoints"][-1]["epoch"] - s.get("warmup", {"checkpoints": [{"epoch": 0}]})["checkpoints"][-1]["epoch"]
-    )
-    per_epoch = max(1, len(losses) // max(1, round(epochs)))
+    per_epoch = max(1, len(losses) // (s.get("epochs") or round(s["checkpoints"][-1]["epoch"]) or 1))
     parts = [losses[i : i + per_epoch] for i in range(0, len(losses), per_epoch)]
     rows = [
         (f"{part[0][0]}-{part[-1][0]}", f"{sum(loss for _, loss in part) / len(part):.3f}") for part in parts if part
@@ -147,6 +144,7 @@ def grids(outcome: Outcome) -> list[Grid]:
     found = [targets(outcome), *(grid for t in outcome.trained for grid in trainings(t)), *([chosen] if chosen else [])]
     found += [reasoning_cost.grid(outcome.reasoning)] if outcome.reasoning else []
     found += [report_checkpoints.arms(result, i) for i in range(len(result.matched))]
+    found += report_checkpoints.capable(result)
     return found + [report_checkpoints.differences(result, m.benchmark) for m in result.matched]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from shard_eval import benchmarks, checkpoint_files, checkpoints, engine, score, solvers
+from shard_eval import benchmarks, capability, checkpoint_files, checkpoints, engine, score, solvers
 from shard_eval.checkpoints import Arm, Result
 from shard_eval.compare import Terms
 from shard_eval.errors import DataError
@@ -40,6 +40,8 @@ class Settings:
     Attributes:
         controls: solvers that are scored beside the base: inference-time systems.
         beside: score while training goes on: "auto", "yes" or "no".
+        tasks: of capability, that no checkpoint may be worse in.
+        task_limit: only the first documents of each.
     """
 
     judging: Judging
@@ -49,6 +51,8 @@ class Settings:
     processes: int = 1
     beside: str = "auto"
     cache: bool = True
+    tasks: tuple[str, ...] = ()
+    task_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Bill:
 
     Attributes:
         selections: calls of the selector.
-        answers: of all arms; a control's chain counts for its three calls.
+        answers: of all arms; the chain of a control counts for its three calls.
         paid: the roles that cost money.
     """
 
@@ -85,6 +89,7 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
     Raises:
         UsageError: for axes, a judge or a limit with which the scoring would fail after the training.
     """
+    capability.require(settings.tasks)
     recipe, reasons = experiment.recipe, METHODS[experiment.method].reasoning
     tried = [recipe_of.attempted(experiment, p) for p in prompts]
     costs = [
@@ -100,7 +105,9 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
     kept = recipe.training.epochs * recipe.training.checkpoints
     if reasons:
         kept = 1 + recipe.preference.epochs * recipe.training.checkpoints
-    plain, controls = 3 + kept, len(settings.controls)  # base, drawn again, benign_intent; every checkpoint
+    plain = 3 + kept  # base, drawn again, benign_intent; every checkpoint
+    controls = len(settings.controls)
+    steps = sum(3 if solvers.split_name(name)[0] in solvers.CHAINS else 1 for name in settings.controls)
     answers = calls = 0
     for leg in legs(experiment.folds):
         parts = [(leg.test, plain, controls)] + ([] if experiment.folds else [(leg.dev, 1 + kept, 0)])
@@ -113,7 +120,7 @@ def bill(experiment: Experiment, settings: Settings, prompts: Sequence[Prompts])
                 split=split,
                 limit=experiment.scored_limit,
             ):
-                answers += plan.records * (alone + 3 * chains)
+                answers += plan.records * (alone + (steps if chains else 0))
                 calls += plan.judge_calls * (alone + chains)
     rows = sum(len(p.train) for p in prompts)
     return Bill(total, rows * per_row, answers, calls, _paid(experiment, settings))
@@ -215,9 +222,15 @@ def _readers(experiment: Experiment, settings: Settings, leg: Leg, err: Console)
 
     @contextmanager
     def open_reader() -> Iterator[tuple[readings.Reader, dict[str, Any]]]:
-        reader = seen = guard = None
+        held: dict[str, Any] = {}
+        seen: dict[str, Any] = {}
+
+        def read(items: Sequence[readings.Item], name: str) -> list[readings.Reading]:
+            found: list[readings.Reading] = held["reader"](items, name)
+            return found
+
         if experiment.guards:
-            guard = scoring.trusted(
+            held["guard"] = guard = scoring.trusted(
                 star_sources.guard(experiment.guards, experiment.recipe.shaping.sharpness),
                 lambda reply: [len(reply)],
                 probe=star_sources.probe(experiment.probe, experiment.guards),
@@ -225,14 +238,16 @@ def _readers(experiment: Experiment, settings: Settings, leg: Leg, err: Console)
                 cache=place / "star.jsonl",
             )
             seen = {"guard": guard.name, "trust": asdict(guard.trust) if guard.trust else None}
+            held["reader"] = readings.by_guard(guard)
+            del guard
         if experiment.selector is not None:
-            reader = readings.by_selector(experiment.selector, str(place / "read"), err, settings.cache)
-        if guard is not None:
-            reader = readings.by_guard(guard) if reader is None else readings.agreed(reader, guard)
-        assert reader is not None
-        yield reader, seen or {}
-        del reader, guard
-        star_sources.release()
+            selector = readings.by_selector(experiment.selector, str(place / "read"), err, settings.cache)
+            held["reader"] = readings.agreed(selector, held["guard"]) if experiment.guards else selector
+        try:
+            yield read, seen
+        finally:
+            held.clear()  # whoever still has `read` holds no weights by it; the trainer needs their memory
+            star_sources.release()
 
     return open_reader
 
@@ -268,14 +283,16 @@ def _train(experiment: Experiment, settings: Settings, made: Trained, err: Conso
         err.print(star_sources.weighed(made.star), markup=False, highlight=False)
     job = recipe_of.job(experiment, made, base)
     if METHODS[experiment.method].reasoning:
-        env, _ = training.devices("no")  # what is scored is made of both stages, so nothing is scored before the end
+        env, _ = training.devices(
+            "no", settings.processes
+        )  # what is scored is made of both stages, so nothing is scored before the end
         readers = _readers(experiment, settings, made.leg, err)
         made = stages.train(experiment, made, readers, base, err, settings.cache, processes=settings.processes, env=env)
         _require_same_rendering(experiment, made.summary)
         _told(made.summary["warmup"], "warm-up: ", experiment, err)
         _told(made.summary, "preferences: ", experiment, err)
         return made
-    env, beside = training.devices(settings.beside)
+    env, beside = training.devices(settings.beside, settings.processes)
 
     def meanwhile(complete: list[Path]) -> None:
         steps = [(path, int(path.name.rpartition("-")[2])) for path in complete]
@@ -377,6 +394,8 @@ def evaluate(experiment: Experiment, settings: Settings, family: Sequence[Arm], 
         limit=experiment.scored_limit,
         terms=settings.terms,
         cache=settings.cache,
+        tasks=settings.tasks,
+        task_limit=settings.task_limit,
     )
 
 
@@ -452,7 +471,7 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
             found_out.append("The judge that scores these arms also weighed the training data.")
     for leg in trained:
         found_out += [f"Training data: {line}." for line in lint_of(experiment, leg)]
-    cut = sum(int(t.summary.get("truncated", 0)) for t in trained)
+    cut = sum(int(s.get("truncated", 0)) for t in trained for s in (t.summary, t.summary.get("warmup", {})))
     if cut:
         found_out.append(f"{cut} training rows were cut at {experiment.recipe.training.max_length} tokens.")
     return found_out

@@ -61,6 +61,7 @@ def read_choice(text: str, choices: Sequence[str]) -> str:
     except (ValueError, RecursionError):
         return "unreadable"
     choice = found.get("choice") if isinstance(found, dict) else None
+    choice = str(choice) if type(choice) is int else choice  # the number of a step, written as one
     return choice if isinstance(choice, str) and choice in choices else "unreadable"
 
 

@@ -197,8 +197,8 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
     """Render a row with the chat template, up to the token that ends the answer's turn.
 
     Raises:
-        UsageError: if the rendering does not begin with exactly what the model is given when it answers, or does not
-            end with a token that generation stops on.
+        UsageError: if the rendering does not begin with exactly what the model is given when it answers, does not
+            hold the whole answer, or does not end with a token that generation stops on.
     """
     prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
@@ -217,26 +217,42 @@ def encode(row: dict[str, Any], tokenizer: Any, stops: Sequence[int], max_length
             f"({tokenizer.convert_ids_to_tokens(list(stops))}). Correct the chat template, the checkpoint's "
             "eos_token_id, or an answer that holds such a token itself."
         )
+    asked = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+    begin = text.find(row["completion"][0]["content"].strip(), len(asked))
+    if begin < 0:
+        raise UsageError(
+            f"row {row['id']!r}: the chat template does not show the whole answer (some take reasoning out of it), so "
+            "another text would be learned. Use a checkpoint whose template leaves it alone, or other tags."
+        )
     tokens = whole[: len(prompt) + end + 1]
-    star = _star(row, tokenizer, whole, len(prompt))[: min(len(tokens), max_length)] if "star" in row else []
+    star = (
+        _star(row, tokenizer, text, begin, whole, len(prompt))[: min(len(tokens), max_length)] if "star" in row else []
+    )
     return Encoded(tokens[:max_length], len(prompt), max(0, len(tokens) - max_length), star)
 
 
-def _star(row: dict[str, Any], tokenizer: Any, whole: list[int], prompt: int) -> list[float]:
+def _star(row: dict[str, Any], tokenizer: Any, text: str, begin: int, whole: list[int], prompt: int) -> list[float]:
     """The score of every token of a rendered row, by where it lies in the answer's text.
 
+    Args:
+        row: with its scores.
+        tokenizer: of the model.
+        text: the rendering.
+        begin: of the answer in it.
+        whole: the rendering's tokens.
+        prompt: how many of them are the prompt's.
+
     Raises:
-        UsageError: if the template shows another text than the answer, so that nobody knows where a token lies.
+        UsageError: if the text has other tokens by itself, so that nobody knows where one lies; or the scores are not
+            of this answer.
     """
     content = row["completion"][0]["content"]
-    asked = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-    text = tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
     rendered = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    begin = text.find(content.strip(), len(asked))
-    if begin < 0 or rendered["input_ids"] != whole:
+    if rendered["input_ids"] != whole:
         raise UsageError(
-            f"row {row['id']!r}: the chat template changes the answer's text, so the scores cannot be given to tokens. "
-            "Use a checkpoint whose template leaves it alone."
+            f"row {row['id']!r}: the rendered text has other tokens by itself, so the scores cannot be given to them. "
+            "Use a checkpoint whose chat template is plain text."
         )
     begin -= len(content) - len(content.lstrip())
     places = [(a - begin, b - begin) for a, b in rendered["offset_mapping"][prompt:]]
@@ -610,6 +626,7 @@ def _finish(job: Job, learned: Learned, probed: str) -> None:
         "seed": job.training.seed,
         "dtype": "bfloat16" if use_bf16(job.training.bf16) else "float32",
         "kind": job.training.kind,
+        "epochs": epochs,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
         "probe_sha256": sha256(probed),
         "checkpoints": [{k: m[k] for k in ("step", "epoch", "sha256")} | {"folder": f.name} for f, m in markers],

@@ -30,11 +30,12 @@ def gpus() -> list[str]:
     return [str(i) for i, line in enumerate(found.stdout.splitlines()) if line.startswith("GPU ")]
 
 
-def devices(score_beside: str) -> tuple[dict[str, str], bool]:
+def devices(score_beside: str, processes: int = 1) -> tuple[dict[str, str], bool]:
     """Who gets which GPU.
 
     Args:
         score_beside: "yes", "no", or "auto": score while training goes on where there is a GPU to spare.
+        processes: of the trainer, each of which takes a GPU; it refuses to spread itself over several.
 
     Returns:
         Environment of the trainer, and whether checkpoints are scored meanwhile. With two GPUs or more the last one is
@@ -42,10 +43,11 @@ def devices(score_beside: str) -> tuple[dict[str, str], bool]:
     """
     found = gpus()
     beside = score_beside == "yes" or (score_beside == "auto" and len(found) > 1)
-    if not beside or len(found) < 2:
+    if len(found) < 2:
         return {}, beside
-    os.environ["CUDA_VISIBLE_DEVICES"] = found[-1]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(found[:-1])}, True
+    if beside:
+        os.environ["CUDA_VISIBLE_DEVICES"] = found.pop()
+    return {"CUDA_VISIBLE_DEVICES": ",".join(found[:processes])}, beside
 
 
 def train(

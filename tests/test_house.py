@@ -42,6 +42,7 @@ def test_the_wheel_holds_our_two_packages_and_nothing_else(wheel):
     assert {f"shard_eval/judges/embedded_model/{name}" for name in FILES} <= set(names)
     assert {f"shard_eval/labelling/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert "shard_train/judge_training/card.md" in names
+    assert {f"shard_eval/tasks/lm_eval/{p.name}" for p in (ROOT / "tasks" / "lm_eval").glob("*.*")} <= set(names)
     assert {f"shard_eval/leaderboard/assets/{n}" for n in ("page.html", "page.css", "page.js", "vendor.js")} <= set(
         names
     )
@@ -99,7 +100,7 @@ COMMANDS = (
     "shard score", "shard show", "shard data", "shard judge calibrate", "shard judge attack", "shard compare",
     "shard judge label", "shard judge train-embedded",
     "shard train watch", "shard leaderboard build", "shard leaderboard check", "shard leaderboard submit",
-    "shard leaderboard export", "shard results import",
+    "shard leaderboard export", "shard results import", "shard data lm-eval",
 )  # fmt: skip
 
 

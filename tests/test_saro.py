@@ -5,31 +5,37 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from inspect_ai.model import ChatMessage
+from inspect_ai.log import read_eval_log
+from inspect_ai.model import ChatMessage, ContentReasoning, ContentText, ModelOutput
 from rich.console import Console
 from test_score import grader, run, verdict
-from tiny import TINY, row, tokenizer, write_rows
+from tiny import CHATML, TINY, row, tokenizer, write_rows
 
 from shard_eval import prompts, reasoning, solvers
 from shard_eval.cli import main
 from shard_eval.errors import UsageError
 from shard_eval.reasoning import Trace
 from shard_eval.records import Record
-from shard_eval.systems import resolve
-from shard_train import dpo, sft
+from shard_eval.systems import Decoding, resolve
+from shard_train import dpo, sft, star_sources
+from shard_train import run as running
 from shard_train.recipe import Preference, Reasoning
-from shard_train.saro import pairs, readings
+from shard_train.saro import pairs, readings, replies, stages
 from shard_train.saro.pairs import Sampled, Tally
 from shard_train.saro.readings import Reading
+from shard_train.select import read_choice
+from shard_train.star.calibration import Labelled
 from shard_train.star.guards import Exchange, Lexical
 
 Script = Callable[[str, Callable[[list[ChatMessage]], str | Exception]], str]
@@ -63,17 +69,46 @@ def test_a_trace_is_written_and_read_back() -> None:
         (written("One.\n\nstill one."), Trace(("One.\nstill one.",), "Use a soft cloth.")),
         ("", "empty"),
         ("I cannot.", "not_json"),
-        ("{]", "not_json"),
+        ("{]", "cut"),
+        ("{}", "not_json"),
         ('{"steps": "One.", "answer": "A."}', "bad_schema"),
         ('{"steps": ["One."]}', "bad_schema"),
         (written("One.", answer=" "), "empty"),
         (written(), "empty"),
         (written("One. </think> Two."), "tags"),
         (written("One.", answer="<think>more</think>"), "tags"),
+        (written("One.") + ' He said "yes".', Trace(("One.",), "Use a soft cloth.")),
+        (written("One.")[:-3], "cut"),
+        ('{"steps": ["One.", "Two', "cut"),
+        ("{'steps': ['One.'], 'answer': 'Slips of quotes.',}", Trace(("One.",), "Slips of quotes.")),
     ],
 )
 def test_what_is_no_trace_says_why(text: str, found: Any) -> None:
     assert reasoning.written(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<think>\n\n</think>\n\n<reasoning>Why.</reasoning>\nAn answer.", ("Why.", "An answer.")),
+        (" <think>a</think> <think>b</think>So.", ("a\n\nb", "So.")),
+        ("<think>a</think><think>b", ("a\n\nb", "")),
+        ("An answer. <think>a</think>", None),
+    ],
+)
+def test_several_blocks_in_front_are_all_reasoning(text: str, found: Any) -> None:
+    assert reasoning.split(text) == found
+    output = ModelOutput.from_content("m", text)
+    assert solvers.set_aside(output).completion == (text if found is None else found[1])
+
+
+def test_reasoning_behind_what_the_provider_took_out_is_set_aside_too() -> None:
+    output = ModelOutput.from_content("m", "")
+    parts = [ContentReasoning(reasoning="a"), ContentText(text="<think>SECRET</think> Use water.")]
+    output.choices[0].message.content = parts
+    assert solvers.set_aside(output).completion == "Use water." == output.choices[0].message.text
+    trace = replies.of_output(output)
+    assert trace == Trace(("a", "SECRET"), "Use water.")
 
 
 @given(st.text(), st.sampled_from(list(reasoning.TAGS)))
@@ -81,7 +116,7 @@ def test_any_text_is_read_without_an_exception(text: str, tags: str) -> None:
     assert isinstance(reasoning.written(text), Trace | str)
     opening, closing = reasoning.TAGS[tags]
     found = reasoning.split(opening + text)
-    assert found is not None and (closing in text or found[1] == "")
+    assert found is not None and (closing in opening + text or found[1] == "")
     assert isinstance(reasoning.trace(*found), Trace | str)
 
 
@@ -201,6 +236,61 @@ def test_a_selector_reads_a_reply(
     assert [r.safe for r in agreed(items, "some")] == [found.safe, False]
 
 
+def test_the_number_of_a_step_may_be_written_as_one() -> None:
+    assert read_choice('{"choice": 2}', ["0", "1", "2"]) == "2"
+    assert read_choice('{"choice": true}', ["0", "1"]) == read_choice('{"choice": 3}', ["0"]) == "unreadable"
+
+
+def test_a_continuation_of_another_beginning_is_asked_for_again(
+    script: Script, calls: dict[str, int], tmp_path: Path
+) -> None:
+    name = script(
+        "goes-on", lambda m: written("Who could be hurt?") if "begin" in m[-1].text else "I would rather not."
+    )
+    system = resolve(name, solver="policy_reasoning")
+
+    def ask(*steps: str) -> Any:
+        found, _ = replies.go_on({ASKED: steps}, system, str(tmp_path / "continue"), QUIET)
+        return found[ASKED]
+
+    assert ask("begin one") == Trace(("begin one", "Who could be hurt?"), "Use a soft cloth.")
+    assert ask("begin two").steps[0] == "begin two" and calls["goes-on"] == 2
+    assert ask("begin one").steps[0] == "begin one" and calls["goes-on"] == 2  # kept
+    assert ask("other") == "not_json"  # the reason is kept too
+
+
+def test_replies_of_a_checkpoint_folder_differ_and_say_that_they_were_cut(place: Path, tmp_path: Path) -> None:
+    system = resolve(str(place / "base"), decoding=Decoding(1.0, 8, None, 1), dtype="float32")
+    (drawn,), used = replies.draw([ASKED], system, 3, str(tmp_path), QUIET, cache=False)
+    assert drawn == ["cut"] * 3 and used["output_tokens"] >= 24
+    (log,) = (tmp_path / "logs").glob("*.eval")
+    assert len({s.output.message.text for s in read_eval_log(str(log)).samples or []}) == 3
+
+
+def test_a_reader_that_is_left_holds_no_guard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    guard = Falling()
+    alive = weakref.ref(guard)
+    monkeypatch.setattr(star_sources, "guard", lambda *_: kept.pop())
+    kept, released = [guard], []
+    del guard
+    monkeypatch.setattr(star_sources, "release", lambda: released.append(alive() is None))
+    recipe_ = SimpleNamespace(shaping=SimpleNamespace(sharpness=1.0))
+    experiment = SimpleNamespace(
+        guards=("x",), recipe=recipe_, probe="", insist=True, selector=None, place=lambda leg: tmp_path
+    )
+    labelled = [
+        Labelled(Exchange(({"role": "user", "content": "Q"},), text), (len(text),), (text != "ZORB",))
+        for text in ("Fine.", "ZORB")
+    ]
+    monkeypatch.setattr(star_sources, "probe", lambda *_: lambda cut: labelled)
+    with running._readers(cast(Any, experiment), cast(Any, SimpleNamespace(cache=True)), cast(Any, None), QUIET)() as (
+        read,
+        seen,
+    ):
+        assert read([(ASKED, Trace(("One.",), "ZORB."))], "x") == [Reading(False, "", 0)] and seen["trust"]["auc"] == 1
+    assert released == [True] and read is not None
+
+
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +332,7 @@ def test_outcome_pairs_take_the_shortest_good_reply_and_one_that_may_not_be_give
     assert pair.kind == "outcome" and pair.chosen.startswith("<think>\nhelp")  # however long it is
     (pair,), _ = built(replace(ASKED, intent="harmful"), refused, reply("help", 1, stance="complies"))
     assert pair.chosen.startswith("<think>\nno")
+    assert built(ASKED, Sampled(bad.trace, Reading(unread="x")))[1].dropped["outcome: no reply could be read"] == 1
     found, tally = built(ASKED, bad)
     assert found == [] and tally.dropped["outcome: no reply may be given"] == 1
     unread = Sampled(bad.trace, Reading(unread="limit: token"))
@@ -264,6 +355,7 @@ def test_pairs_with_a_common_beginning() -> None:
     assert pairs.to_continue(ASKED, [good, late, unsafe], HOW) == late
     assert pairs.to_continue(ASKED, [good, unsafe], HOW) == unsafe
     assert pairs.to_continue(ASKED, [reply("one step", 0, steps=1)], HOW) is None
+    assert pairs.to_continue(ASKED, [late], replace(HOW, gap=2)) is None
     tally = Tally()
     better = Sampled(Trace(("late 1", "Who could be hurt?", "So."), "A better answer."), Reading(True, "", 2))
     pair = pairs.beginning(ASKED, late, better, HOW, tally)
@@ -354,12 +446,24 @@ def test_preferences_start_at_ln_2_and_the_joined_adapter_is_both_stages(
     assert events[-1]["loss"] < 0.5 and events[-1]["rewards/accuracies"] == 1
     summary = json.loads((tmp_path / "preference" / sft.RESULT).read_text())
     assert summary["rows"] == 8 and summary["dropped"] == 0 and summary["kind"] == kind
+    last = sft.complete(tmp_path / "preference")[-1]
+    warmed = json.loads((tmp_path / "warmup" / sft.RESULT).read_text())
+    (tmp_path / "train" / "checkpoint-99").mkdir(parents=True)  # of an earlier training here
+    listed = stages.gather(tmp_path, kind, warm, warmed, summary)
+    assert [(c["step"], c["epoch"]) for c in listed] == [(2, 1.0), *((2 + s, 1.0 + s / 2) for s in (2, 4, 6))]
+    assert sorted(f.name for f in (tmp_path / "train").glob("*-*")) == [f"checkpoint-{s}" for s in (2, 4, 6, 8)]
+    assert sft.content_sha(tmp_path / "train" / "checkpoint-2") == sft.content_sha(warm)
+    before = (tmp_path / "train" / "checkpoint-8" / sft.MARKER).stat().st_mtime_ns
+    assert stages.gather(tmp_path, kind, warm, warmed, summary) == listed  # nothing is made twice
+    assert (tmp_path / "train" / "checkpoint-8" / sft.MARKER).stat().st_mtime_ns == before
+    (last / "chat_template.jinja").write_text("another")  # what it is made of has changed
+    assert stages.gather(tmp_path, kind, warm, warmed, summary)[-1]["sha256"] != listed[-1]["sha256"]
     if kind == "full":
         return
-    last = sft.complete(tmp_path / "preference")[-1]
     joined = dpo.join(warm, last, tmp_path / "joined", {"step": 9})
     marker = json.loads((joined / sft.MARKER).read_text())
-    assert marker == {"step": 9, "sha256": sft.content_sha(joined)} and dpo.join(warm, last, joined, {}) == joined
+    assert marker.pop("of") == [sft.content_sha(warm), sft.content_sha(last)]
+    assert marker == {"step": 9, "sha256": sft.content_sha(joined)}
     ids = torch.tensor([tokenizer()("How do I sharpen it?")["input_ids"]])
 
     def logits(*adapters: Path) -> torch.Tensor:
@@ -374,6 +478,19 @@ def test_preferences_start_at_ln_2_and_the_joined_adapter_is_both_stages(
     other = sft.Job(str(base), job.data, job.out, job.training, start=str(last), preference=preference)
     with pytest.raises(UsageError, match="another start"):
         sft.run(other)
+
+
+STRIPPING = CHATML.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}")
+
+
+def test_a_template_that_takes_reasoning_out_is_refused() -> None:
+    made = tokenizer(STRIPPING)
+    stop = made.convert_tokens_to_ids("<|im_end|>")
+    with pytest.raises(UsageError, match="does not show the whole answer"):
+        sft.encode(row("a", answer=ENDS[0]), made, [stop], 512)
+    with pytest.raises(UsageError, match="does not show the whole answer"):
+        dpo.encode(pair("a"), made, [stop], 512)
+    assert sft.encode(row("a"), made, [stop], 512).tokens
 
 
 def test_pairs_that_are_all_too_long_are_said(place: Path, tmp_path: Path) -> None:
@@ -391,17 +508,22 @@ def shard(*line: Any) -> Result:
     return CliRunner().invoke(main, ["train", *map(str, line)])
 
 
+MODEL = ("--model", "embedded", "--prompts", "mini")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["saro", "--embedded"], "somebody has to say"),
+        (["saro", "--embedded", "--select", "judge"], "cannot write reasoning"),
+        (["saro", *MODEL, "--select", "none"], "somebody has to say"),
+        (["saro", *MODEL, "--select", "none", "--guard", "constant:1"], "somebody has to say"),
         (["saro", "--embedded", "--select", "harm_gate"], "harm_gate"),
         (["saro", "--embedded", "--select", "judge", "--shape", "star_dss"], "--shape"),
         (["saro", "--embedded", "--select", "judge", "--without", "refine"], "--without"),
         (["saro", "--embedded", "--select", "judge", "--targets", "recorded"], "no reasoning is recorded"),
-        (["saro", "--embedded", "--select", "judge", "--policy", "nowhere.md"], "nowhere.md"),
+        (["saro", *MODEL, "--policy", "nowhere.md"], "nowhere.md"),
         (["saro", "--embedded", "--select", "judge", "--data", "x.jsonl"], "makes its own targets"),
-        (["saro", "--embedded", "--guard", "nobody"], "'nobody' is unknown"),
+        (["saro", *MODEL, "--guard", "nobody"], "'nobody' is unknown"),
         (["sft", "--embedded", "--policy", "x.md"], "learns no reasoning"),
     ],
 )

@@ -263,6 +263,29 @@ def test_reasoning_is_no_part_of_what_is_judged(script, results, solver):
     assert all("SECRET" in sample.output.model_dump_json() for sample in read_eval_log(found.log).samples)
 
 
+def test_every_prompt_and_every_epoch_is_drawn_with_a_seed_of_its_own(script, results):
+    """An engine starts every request alike for one seed, so with one for all, like prompts would go wrong together."""
+    name = script("drawn", lambda m: m[-1].text)
+    system = resolve(name, decoding=Decoding(0.5, 16, None, 7))
+    found = run(system, Judging("rules"), results, axes="harm", limit=3, epochs=2)
+    from inspect_ai.log import read_eval_log
+
+    def seeds(log):
+        samples = read_eval_log(log).samples
+        return {(s.id, s.epoch): e.config.seed for s in samples for e in s.events if e.event == "model"}
+
+    first = seeds(found.log)
+    assert len(first) == len(set(first.values())) == 6 and None not in first.values()
+    again = run(system, Judging("rules"), f"{results}-again", axes="harm", limit=3, epochs=2)
+    assert seeds(again.log) == first  # and again the same
+    other = run(
+        resolve(name, decoding=Decoding(0.5, 16, None, 8)), Judging("rules"), results, axes="harm", limit=3, epochs=2
+    )
+    assert not set(seeds(other.log).values()) & set(first.values())
+    assert system.manifest["decoding"]["seeds"] == "by prompt and epoch"
+    assert "seeds" not in resolve(name).manifest["decoding"]
+
+
 def test_reasoning_that_was_cut_is_no_answer_and_tags_behind_an_answer_hide_nothing(script, results):
     shown = []
 

@@ -507,8 +507,8 @@ def test_a_model_that_is_shown_another_format_than_it_learned_is_not_scored(tmp_
         ([], "auto", None, None, False),
         ([], "yes", None, None, True),
         (["0"], "auto", None, None, False),
-        (["0", "1", "2"], "auto", "0,1", "2", True),
-        (["0", "1"], "no", None, None, False),
+        (["0", "1", "2"], "auto", "0", "2", True),
+        (["0", "1"], "no", "0", None, False),
     ],
 )
 def test_scoring_beside_training_takes_the_last_gpu_if_there_is_one_to_spare(
@@ -521,6 +521,7 @@ def test_scoring_beside_training_takes_the_last_gpu_if_there_is_one_to_spare(
 ) -> None:
     monkeypatch.setattr(training, "gpus", lambda: there)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "unset")
+    assert training.devices("no", 2)[0].get("CUDA_VISIBLE_DEVICES", "") == ",".join(there[:2] if there[1:] else [])
     env, found = training.devices(wanted)
     assert (env.get("CUDA_VISIBLE_DEVICES"), found) == (trainer, beside)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == (scorer or "unset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,26 @@ def tiny_guard(folder: str, sharpness: float = 1.0) -> ModelGuard:
     from shard_train.star.reading import STYLES, Style
 
     made = ModelGuard("yes_no", folder, sharpness)
-    made.style = Style("y", "n", STYLES["yes_no"].render)
+    made.style = Style(("y",), ("n",), STYLES["yes_no"].render)
     return made
+
+
+def test_a_verdict_may_be_written_in_more_than_one_way(guard: ModelGuard) -> None:
+    import torch
+
+    made = tiny_guard(guard.folder)
+    logits = torch.randn(3, 400, dtype=torch.float64)
+    one = made._difference(logits)
+    made.style = replace(made.style, safe=("y", "Y", "not one token"), unsafe=("n",))
+    del made.verdicts
+    y, capital, n = (made._tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "yYn")
+    both = made._difference(logits)
+    assert one == pytest.approx((logits[:, y] - logits[:, n]).numpy())
+    assert both == pytest.approx((torch.logaddexp(logits[:, y], logits[:, capital]) - logits[:, n]).numpy())
+    made.style = replace(made.style, safe=("not one token", "y"))
+    del made.verdicts
+    with pytest.raises(UsageError, match="tokens"):
+        made._difference(logits)
 
 
 def test_chunks_end_behind_words_of_the_real_text() -> None:
@@ -89,7 +108,7 @@ def test_scores_reach_the_tokens_of_a_rendered_row() -> None:
 def test_a_template_that_changes_the_answer_is_refused() -> None:
     made = tokenizer()
     made.chat_template = made.chat_template.replace("m['content']", "m['content'] | upper")
-    with pytest.raises(UsageError, match="changes the answer's text"):
+    with pytest.raises(UsageError, match="does not show the whole answer"):
         sft.encode(row("1") | {"star": [[24, 1.0]]}, made, [made.eos_token_id], 99)
 
 

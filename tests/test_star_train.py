@@ -165,6 +165,7 @@ def test_scores_from_the_command_line(tmp_path: Path) -> None:
         (["star_dss", "--embedded", "--guard", "embedded"], "would flatter it"),
         (["star_dss", "--embedded", "--guard", "nobody"], "'nobody' is unknown"),
         (["star_dss", "--embedded", "--guard", "oracle", "--probe", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["star_dss", "--embedded", "--guard", "oracle", "--shape", "rejection"], "is shaping 'star_dss'"),
         (["sft", "--embedded", "--guard", "oracle"], "asks none"),
         (["sft", "--embedded", "--shape", "rejection"], "needs a guard"),
         (["shard", "--embedded", "--data", "x.jsonl"], "makes its own targets"),
@@ -184,9 +185,7 @@ def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[st
 @pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "deep_token")])
 def test_given_answers_are_learned_shaped_and_scored(tmp_path: Path, method: str, shape: str | None) -> None:
     base = make_model(tmp_path / "base")
-    (tmp_path / "tiny.toml").write_text(
-        TINY.replace("max_length = 96", "max_length = 512") + '[shaping]\nrule = "star_dss"\nchunk = 2\n'
-    )
+    (tmp_path / "tiny.toml").write_text(TINY.replace("max_length = 96", "max_length = 512") + "[shaping]\nchunk = 2\n")
     data = mixed(tmp_path / "data.jsonl")
     guard = [] if shape == "deep_token" else ["--guard", "oracle"]
     line = [method, "--model", base, "--prompts", "mini", "--data", data, *guard, "--controls", "", "--json"]

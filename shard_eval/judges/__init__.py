@@ -14,6 +14,7 @@ from shard_eval.judges.grader import Grader
 from shard_eval.judges.guard import GuardJudge
 from shard_eval.judges.guards import GUARDS
 from shard_eval.judges.panel import PanelJudge, PanelMember, Spec
+from shard_eval.judges.phrases import PhrasesJudge
 from shard_eval.judges.rubric import RubricJudge
 from shard_eval.judges.rules import RulesJudge
 from shard_eval.judges.trained import TrainedJudge
@@ -22,7 +23,7 @@ from shard_eval.packaged import MPNET, MPNET_TOKENIZER, obtain
 from shard_eval.records import Axis, offline
 
 _GUARDS = tuple(f"guard:{family}" for family in GUARDS)
-KINDS = ("embedded", "rules", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
+KINDS = ("embedded", "rules", "phrases", "trained:FOLDER", "rubric", *_GUARDS, "panel:RULE:KIND@ROLE,KIND@ROLE")
 
 __all__ = ["KINDS", "Case", "Judge", "fetch", "kind_of", "offline", "require_axes", "resolve", "trained"]
 
@@ -77,8 +78,8 @@ def resolve(kind: str | Sequence[str]) -> Judge:
     """Make a judge by its kind.
 
     Args:
-        kind: "embedded"; "rules"; "trained:FOLDER"; "rubric" (an LLM in the grader role); "guard:FAMILY" (a guard
-            there); or "panel:RULE:MEMBER,MEMBER,…" of such kinds, each with the role of its model, e.g.
+        kind: "embedded"; "rules"; "phrases"; "trained:FOLDER"; "rubric" (an LLM in the grader role); "guard:FAMILY"
+            (a guard there); or "panel:RULE:MEMBER,MEMBER,…" of such kinds, each with the role of its model, e.g.
             "panel:majority:rubric@grader,guard:qwen3guard@grader2,embedded" (see `panel.Spec`).
 
     Raises:
@@ -109,6 +110,8 @@ def single(kind: str, grader: Grader | None = None) -> Judge:
         return EmbeddedJudge()
     if kind == "rules":
         return RulesJudge()
+    if kind == "phrases":
+        return PhrasesJudge()
     if kind.startswith("trained:"):
         return load_trained(kind.removeprefix("trained:"))
     if kind == "rubric":

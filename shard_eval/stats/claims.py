@@ -19,6 +19,7 @@ from shard_eval.stats.power import zero_flip_floor
 
 Status = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE"]
 PARTS = ("helpfulness", "harm", "over-refusal")
+FURTHER = ("capability",)  # parts that a claim may have besides
 MIN_CLUSTERS = 30  # below, neither the intervals nor anybody's judgement of a few prompts is worth a claim
 
 
@@ -27,7 +28,7 @@ class Evidence:
     """What one part of a claim is decided from.
 
     Attributes:
-        part: "helpfulness", "harm" or "over-refusal".
+        part: "helpfulness", "harm" or "over-refusal", or one of `FURTHER`.
         source: where the differences come from, for the table ("mini", "mini, pairs").
         low: per pair the lowest signed difference it can have, -1 to 1, higher is better for the candidate.
         high: per pair the highest; the same as `low` where the judge gave what it needs.
@@ -166,7 +167,8 @@ def claim(evidence: Sequence[Evidence], doubts: Sequence[str] = (), level: float
     """Decide the joint claim from the evidence for its parts; each may come from several benchmarks, and all count.
 
     Args:
-        evidence: at least one for each of helpfulness, harm and over-refusal, or the claim is INCONCLUSIVE.
+        evidence: at least one for each of helpfulness, harm and over-refusal, or the claim is INCONCLUSIVE; and
+            whatever else must hold.
         doubts: why nothing must be decided (arms that differ, say).
         level: confidence level of the intervals.
 
@@ -176,9 +178,9 @@ def claim(evidence: Sequence[Evidence], doubts: Sequence[str] = (), level: float
     Raises:
         UsageError: for an unknown part or malformed evidence.
     """
-    strangers = [e.part for e in evidence if e.part not in PARTS]
+    strangers = [e.part for e in evidence if e.part not in (*PARTS, *FURTHER)]
     if strangers:
-        raise UsageError(f"{strangers[0]!r} is no part of the claim; its parts are {', '.join(PARTS)}")
+        raise UsageError(f"{strangers[0]!r} is no part of the claim; its parts are {', '.join((*PARTS, *FURTHER))}")
     parts = tuple(decide(e, level, len(evidence)) for e in evidence)
     reasons = list(doubts)
     reasons += [f"{part} was not measured" for part in PARTS if part not in {e.part for e in evidence}]

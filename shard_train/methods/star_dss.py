@@ -9,5 +9,10 @@ from __future__ import annotations
 from shard_train.methods.method import Method, nobody
 
 METHOD = Method(
-    "star_dss", "fine-tuning on given answers, shaped token by token by a guard", nobody, "star_dss.toml", given=True
+    "star_dss",
+    "fine-tuning on given answers, shaped token by token by a guard",
+    nobody,
+    "star_dss.toml",
+    given=True,
+    shape="star_dss",
 )

@@ -75,8 +75,10 @@ def whole(record: Record, sampled: Sequence[Sampled], how: Reasoning, tally: Tal
         # The shortest of several good ones: what reasoning costs is paid with every answer.
         chosen = min(good, key=lambda s: len(s.trace.text(how.tags)))
         found.append(Pair(record, "outcome", chosen.trace.text(how.tags), bad[0].trace.text(how.tags)))
-    elif sampled:
+    elif good or bad:
         tally.dropped["outcome: all replies may be given" if good else "outcome: no reply may be given"] += 1
+    elif sampled:
+        tally.dropped["outcome: no reply could be read"] += 1
     if process := _process(record, good, how, tally):
         found.append(process)
     tally.made.update(pair.kind for pair in found)
@@ -113,7 +115,7 @@ def _short(pair: Pair, how: Reasoning, tally: Tally) -> Pair | None:
 def to_continue(record: Record, sampled: Sequence[Sampled], how: Reasoning) -> Sampled | None:
     """The first reply that goes on unreflected, or to an unsafe answer, behind its beginning; None if there is none."""
     for one in sampled:
-        late = _place(one) > how.begun + 1 or not one.reading.safe
+        late = _place(one) - (how.begun + 1) >= how.gap or not one.reading.safe
         if not one.reading.unread and late and len(one.trace.steps) > how.begun and _place(one) > how.begun:
             return one
     return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset
 from inspect_ai.log import EvalSample, read_eval_log_samples
-from inspect_ai.model import ContentReasoning, GenerateConfig, ModelOutput, get_model
+from inspect_ai.model import ContentReasoning, GenerateConfig, ModelOutput
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from shard_eval.errors import LogError
 from shard_eval.logs import find_log, read_header, usage
 from shard_eval.reasoning import Trace, trace
 from shard_eval.records import Record, record_to_sample, sha256
-from shard_eval.solvers import policy_text, reasoned, set_aside, split_name
+from shard_eval.solvers import ask, policy_text, reasoned, split_name
 from shard_eval.systems import System
 from shard_train import generate
 
@@ -53,15 +54,26 @@ def write(
     samples = _samples(log_dir)
     found: list[Reply] = []
     for record in records:
-        sample = _of(samples, record, 1, log_dir)
-        why = str(sample.metadata.get("reasoning", f"limit: {sample.limit.type if sample.limit else 'unknown'}"))
-        found.append(of_output(sample.output) if why == "written" else why)
+        found.append(_written(_of(samples, record, 1, log_dir)))
     return found, usage(read_header(find_log(log_dir)))
 
 
+def _written(sample: EvalSample) -> Reply:
+    """A reply that was asked for as JSON, or why there is none."""
+    why = str(sample.metadata.get("reasoning", f"limit: {sample.limit.type if sample.limit else 'unknown'}"))
+    return of_output(sample.output) if why == "written" else why
+
+
 def draw(
-    records: Sequence[Record], system: System, number: int, folder: str, console: Console, *, cache: bool = True
-) -> list[list[Reply]]:
+    records: Sequence[Record],
+    system: System,
+    number: int,
+    folder: str,
+    console: Console,
+    *,
+    cache: bool = True,
+    **limits: Any,
+) -> tuple[list[list[Reply]], dict[str, int]]:
     """Draw several replies to every request from the trained model.
 
     Args:
@@ -71,47 +83,61 @@ def draw(
         folder: the log goes to `logs` below.
         console: for the progress bar.
         cache: keep generations of local weights by content.
+        limits: Inspect's, per reply.
+
+    Returns:
+        The replies to each request, and the tokens they cost.
 
     Raises:
         LogError, KeyboardInterrupt: as `generate.generate`.
     """
     task = _task(records, drawn(system.decoding.seed or 0), "shard_draw", epochs=number)
-    log_dir = generate.evaluate(task, f"{system.name} · samples", system, folder, console, cache=cache)
+    log_dir = generate.evaluate(task, f"{system.name} · samples", system, folder, console, cache=cache, **limits)
     samples = _samples(log_dir)
-    return [[of_output(_of(samples, r, n, log_dir).output) for n in range(1, number + 1)] for r in records]
+    found = [[of_output(_of(samples, r, n, log_dir).output) for n in range(1, number + 1)] for r in records]
+    return found, usage(read_header(find_log(log_dir)))
 
 
 def go_on(
-    begun: Mapping[Record, Sequence[str]], system: System, folder: str, console: Console, *, cache: bool = True
-) -> dict[Record, Reply]:
+    begun: Mapping[Record, Sequence[str]],
+    system: System,
+    folder: str,
+    console: Console,
+    *,
+    cache: bool = True,
+    **limits: Any,
+) -> tuple[dict[Record, Reply], dict[str, int]]:
     """Let a System continue reasoning that was begun, with a reflection first.
 
     Args:
         begun: the steps so far, by request.
         system: who writes; its solver names the policy.
-        folder: the log goes to `logs` below.
+        folder: the log goes below, to a folder of this content.
         console: for the progress bar.
         cache: keep generations of local weights by content.
+        limits: Inspect's, per reply.
 
     Returns:
-        The whole reply by request, with the steps it began with.
+        The whole reply by request, with the steps it began with; and the tokens they cost.
 
     Raises:
         LogError, KeyboardInterrupt: as `generate.generate`.
     """
     records = list(begun)
     if not records:
-        return {}
+        return {}, {}
+    content = sha256(json.dumps([[r.key, list(steps)] for r, steps in begun.items()]))[:8]
     task = _task(records, continued(split_name(system.solver)[1]), "shard_continue")
     for sample, steps in zip(task.dataset, begun.values(), strict=True):
         sample.metadata = (sample.metadata or {}) | {"begun": "\n\n".join(steps)}
-    log_dir = generate.evaluate(task, f"{system.name} · continuations", system, folder, console, cache=cache)
+    title = f"{system.name} · continuations"
+    log_dir = generate.evaluate(task, title, system, f"{folder}-{content}", console, cache=cache, **limits)
     samples = _samples(log_dir)
-    found = {}
+    found: dict[Record, Reply] = {}
     for record in records:
-        reply = of_output(_of(samples, record, 1, log_dir).output)
+        reply = _written(_of(samples, record, 1, log_dir))
         found[record] = Trace((*begun[record], *reply.steps), reply.answer) if isinstance(reply, Trace) else reply
-    return found
+    return found, usage(read_header(find_log(log_dir)))
 
 
 @solver
@@ -119,8 +145,7 @@ def drawn(seed: int) -> Solver:
     """Ask once, each epoch with a seed of its own."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        config = GenerateConfig(seed=seed + state.epoch)
-        state.output = set_aside(await get_model().generate(state.messages, config=config))
+        state.output = await ask(state.messages, seed=seed + state.epoch)
         return state
 
     return solve
@@ -136,7 +161,8 @@ def continued(policy: str = "") -> Solver:
         # A hash of all the material, which no part of it can contain: no step can pretend to be the request.
         mark = f"<<{sha256(state.input_text + steps)[:16]}>>"
         inputs = prompts.load("reason_continue_input").fill(mark=mark, request=state.input_text, steps=steps)
-        state.output, _ = await reasoned(rules, inputs)
+        state.output, found = await reasoned(rules, inputs)
+        state.metadata["reasoning"] = "written" if isinstance(found, Trace) else found
         return state
 
     return solve

@@ -9,6 +9,7 @@ adapter of the base (or one whole model), with steps that count on.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -45,11 +46,13 @@ class Drawn:
         pairs: of all requests.
         tally: pairs by kind, and why there are no more.
         replies: how many drawn replies were what.
+        usage: tokens of drawing and continuing.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
     replies: Counter[str] = field(default_factory=Counter)
+    usage: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """Counts, no text."""
@@ -57,6 +60,7 @@ class Drawn:
             "replies": dict(self.replies.most_common()),
             "pairs": dict(self.tally.made.most_common()),
             "no_pair": dict(self.tally.dropped.most_common()),
+            "usage": dict(self.usage),
         }
 
 
@@ -83,14 +87,15 @@ def make_targets(
     )
     items = [(r, reply) for r, reply in zip(prompts.train, written, strict=True) if isinstance(reply, Trace)]
     with readers() as (read, trust):
-        seen = dict(zip([r.key for r, _ in items], read(items, "written"), strict=True))
+        seen = _read(items, read, "written")
     decisions, known = [], set[str]()
     for record, reply in zip(prompts.train, written, strict=True):
         target = _target(record, reply, how.tags)
-        reason = reply if isinstance(reply, str) else _dropped(record, reply, seen[record.key], how.longest)
+        reason = reply if isinstance(reply, str) else _dropped(record, reply, seen[record.key, reply], how.longest)
         if not reason and target.refined in known:
             reason = "the same as another"
-        known.add(target.refined)
+        if not reason:
+            known.add(target.refined)
         decisions.append(Decision(target, reason))
     targets = tuple(d.target for d in decisions)
     made = Trained(leg, prompts, generate.Generated(targets, used, ""), tuple(decisions), star=trust)
@@ -175,7 +180,10 @@ def draw(experiment: Experiment, made: Trained, warm: Path, readers: Readers, co
     decoding = Decoding(how.temperature, recipe.generation.max_tokens, None, recipe.generation.seed)
     system = recipe_of.checkpoint(experiment, warm, f"{experiment.title} warm-up", decoding)
     folder = str(place / f"draw-{system.id}")
-    lots = dict(zip(records, replies.draw(records, system, how.samples, folder, console, cache=cache), strict=True))
+    limits = experiment.limits
+    lists, used = replies.draw(records, system, how.samples, folder, console, cache=cache, **limits)
+    lots = dict(zip(records, lists, strict=True))
+    found.usage.update(used)
     for lot in lots.values():
         found.replies["drawn"] += len(lot)
         found.replies.update(reply for reply in lot if isinstance(reply, str))
@@ -195,7 +203,8 @@ def draw(experiment: Experiment, made: Trained, warm: Path, readers: Readers, co
         begun = {r: one.trace.steps[: how.begun] for r, one in late.items()}
         writer = replace(experiment.generator, solver=experiment.chain)
         folder = str(place / f"continue-{system.id}")
-        better = replies.go_on(begun, writer, folder, console, cache=cache)
+        better, used = replies.go_on(begun, writer, folder, console, cache=cache, **limits)
+        found.usage.update(used)
         found.tally.dropped.update(f"beginning: the continuation is {b}" for b in better.values() if isinstance(b, str))
         whole = {r: t for r, t in better.items() if isinstance(t, Trace)}
         again = _read(list(whole.items()), read, "continued")
@@ -231,9 +240,13 @@ def gather(place: Path, kind: str, last: Path, warm: dict[str, Any], second: dic
     train.mkdir(exist_ok=True)
     end = warm["checkpoints"][-1]
     marker = {"step": offset, "epoch": end["epoch"], "kind": kind}
+    wanted = {offset, *(offset + one["step"] for one in second["checkpoints"])}
+    for old in train.glob("checkpoint-*"):  # of an earlier training in this folder
+        if old.name not in {f"checkpoint-{step}" for step in wanted}:
+            shutil.rmtree(old)
     folders = [dpo.copy(last, train / f"checkpoint-{offset}", marker)]
     for one in second["checkpoints"]:
-        marker = {"step": offset + one["step"], "epoch": one["epoch"], "kind": kind}
+        marker = {"step": offset + one["step"], "epoch": end["epoch"] + one["epoch"], "kind": kind}
         made, out = place / "preference" / one["folder"], train / f"checkpoint-{marker['step']}"
         folders.append(dpo.copy(made, out, marker) if kind == "full" else dpo.join(last, made, out, marker))
     steps = [{**e, "stage": "warm-up"} for e in sft.events(place / "warmup")]

@@ -41,13 +41,13 @@ class Style:
     """How a family of guards is asked.
 
     Attributes:
-        safe: the verdict token that means safe.
-        unsafe: the one that means unsafe.
+        safe: the verdict tokens that mean safe; the first has to be one token, others count where they are.
+        unsafe: those that mean unsafe, likewise.
         render: from (tokenizer, conversation, reply so far) to the text in front of the verdict.
     """
 
-    safe: str
-    unsafe: str
+    safe: tuple[str, ...]
+    unsafe: tuple[str, ...]
     render: Callable[[Any, Sequence[Message], str], str]
 
 
@@ -75,9 +75,9 @@ def _yes_no(tokenizer: Any, conversation: Sequence[Message], reply: str) -> str:
 
 
 STYLES = {
-    "llama_guard": Style("safe", "unsafe", _llama_guard),
-    "granite_guardian": Style("No", "Yes", _granite_guardian),
-    "yes_no": Style("yes", "no", _yes_no),
+    "llama_guard": Style(("safe",), ("unsafe",), _llama_guard),
+    "granite_guardian": Style(("No",), ("Yes",), _granite_guardian),
+    "yes_no": Style(("yes", "Yes"), ("no", "No"), _yes_no),
 }
 """Llama Guard 3 and Granite Guardian 3.0 to 3.2 as the released STAR-DSS code reads them, and any chat model."""
 
@@ -115,7 +115,7 @@ class ModelGuard:
         """Weights, template and sharpness."""
         weights = hash_folder(Path(self.folder)) if Path(self.folder).is_dir() else self.folder
         probe = self.style.render(self._tokenizer, [{"role": "user", "content": "a"}], "b")
-        return f"{weights} {sha256(probe)} {self.sharpness}"
+        return f"{weights} {sha256(probe)} {self.sharpness} {self.style.safe} {self.style.unsafe}"
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -146,19 +146,21 @@ class ModelGuard:
         return model.to(self.device).eval()
 
     @cached_property
-    def verdicts(self) -> tuple[int, int]:
-        """Ids of the two verdict tokens, safe and unsafe.
+    def verdicts(self) -> tuple[list[int], list[int]]:
+        """Ids of the verdict tokens, safe and unsafe.
 
         Raises:
-            UsageError: if the tokenizer cuts one of them in pieces; then the next token is no verdict.
+            UsageError: if the tokenizer cuts the first of either in pieces; then the next token is no verdict.
         """
         found = []
-        for word in (self.style.safe, self.style.unsafe):
-            ids = self._tokenizer.encode(word, add_special_tokens=False)
-            if len(ids) != 1:
-                pieces = self._tokenizer.convert_ids_to_tokens(ids)
-                raise UsageError(f"guard {self.folder!r}: its verdict {word!r} is {len(ids)} tokens ({pieces}), not 1.")
-            found += ids
+        for words in (self.style.safe, self.style.unsafe):
+            cut = [self._tokenizer.encode(word, add_special_tokens=False) for word in words]
+            if len(cut[0]) != 1:
+                pieces = self._tokenizer.convert_ids_to_tokens(cut[0])
+                raise UsageError(
+                    f"guard {self.folder!r}: its verdict {words[0]!r} is {len(cut[0])} tokens ({pieces}), not 1."
+                )
+            found.append([ids[0] for ids in cut if len(ids) == 1])
         return found[0], found[1]
 
     def texts(self, exchange: Exchange, ends: Sequence[int]) -> list[list[int]]:
@@ -263,8 +265,10 @@ class ModelGuard:
 
     def _difference(self, logits: Any) -> Floats:
         """Of the two verdicts' logits, rows."""
-        safe, unsafe = self.verdicts
-        return np.asarray((logits[:, safe] - logits[:, unsafe]).double().cpu().numpy())
+        import torch
+
+        safe, unsafe = (torch.logsumexp(logits[:, ids].double(), dim=1) for ids in self.verdicts)
+        return np.asarray((safe - unsafe).cpu().numpy())
 
     def _all_see_all(self) -> bool:
         """Whether every layer sees everything before it; one that forgets, or sees a window, cannot be cut back."""
