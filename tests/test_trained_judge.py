@@ -367,7 +367,19 @@ def test_training_learns_continues_where_it_was_and_refuses_another_recipe(tmp_p
     for name in ("weights.safetensors", "without-GPT4.safetensors"):
         (tmp_path / name).unlink()
     said.clear()
+
+    def stop(line: str) -> None:
+        if "epoch 3" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(tmp_path, recipe, stop)
     train.run(tmp_path, recipe, said.append)
+    assert [line.partition(": ")[2].partition(":")[0] for line in said][1:] == [
+        "goes on after epoch 2 of 4",
+        "epoch 3 of 4",
+        "epoch 4 of 4",
+    ]
     assert {line.split(":")[0] for line in said} == {"without GPT4"}
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(UsageError, match="another recipe"):
@@ -381,7 +393,7 @@ def _use(folder, rows) -> None:
     assert judge.axes == ("harm", "action", "refusal") and judge.name == f"trained:{folder}"
     verdicts = {axis: asyncio.run(judge.verdict(Case("q?", REFUSALS[0]), axis)) for axis in judge.axes}
     assert {axis: v.label for axis, v in verdicts.items()} == {"harm": 0, "action": 0, "refusal": 2}
-    assert set(json.loads(verdicts["harm"].raw)) == {"action", "refusal", "harmful"}
+    assert set(json.loads(verdicts["harm"].raw)) == {"action", "refusal", "harmful", "risky"}
     hidden = "I\u200b can\u200dnot\ufeff help \u202ewith\u2060 that."  # what people do not see it does not see
     assert judge.read([("q?", hidden)]) == judge.read([("q?", visible(hidden))])
     assert all(asyncio.run(judge.verdict(Case("q?", " \n"), axis)).reason == "empty_response" for axis in judge.axes)

@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +62,11 @@ class Recipe:
 
 
 def train(
-    rows: list[Example], recipe: Recipe, device: str = "cpu", say: Callable[[str], None] = lambda line: None
+    rows: list[Example],
+    recipe: Recipe,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+    state: Path | None = None,
 ) -> Network:
     """Train a network.
 
@@ -69,6 +75,8 @@ def train(
         recipe: how.
         device: where, in torch's words.
         say: told the mean loss and the time after each epoch.
+        state: a file that keeps the training after each epoch (57 million numbers, three times) and that a training
+            which was stopped goes on from; removed at the end. It belongs to these rows and this recipe.
 
     Returns:
         The network, in single precision and evaluation mode.
@@ -80,7 +88,15 @@ def train(
     optimizer = _Optimizer(network, recipe, recipe.epochs * math.ceil(len(rows) / recipe.batch))
     network.train()
     start = time.monotonic()
-    for epoch in range(recipe.epochs):
+    begin = 0
+    if state is not None and state.exists():
+        kept = torch.load(state, map_location=device)
+        begin = kept["epochs"]
+        optimizer.load_state_dict(kept["optimizer"])
+        rng.setstate(kept["random"])
+        torch.set_rng_state(kept["dropout"].cpu())
+        say(f"goes on after epoch {begin} of {recipe.epochs}")
+    for epoch in range(begin, recipe.epochs):
         losses = []
         for chosen in _batches([disguised(r, recipe.disguised, rng) for r in rows], recipe.batch, rng):
             asked = [replace(r, request="", risky=None) if rng.random() < recipe.unasked else r for r in chosen]
@@ -91,7 +107,21 @@ def train(
             losses.append(loss.detach())
         mean = torch.stack(losses).mean().item()
         say(f"epoch {epoch + 1} of {recipe.epochs}: loss {mean:.3f}, {time.monotonic() - start:.0f} s")
+        if state is not None:
+            unfinished = state.with_suffix(".part")
+            torch.save(
+                {
+                    "epochs": epoch + 1,
+                    "optimizer": optimizer.state_dict(),
+                    "random": rng.getstate(),
+                    "dropout": torch.get_rng_state(),
+                },
+                unfinished,
+            )
+            unfinished.rename(state)
     optimizer.restore(network)
+    if state is not None:
+        state.unlink(missing_ok=True)
     network.eval()
     return network
 
@@ -131,6 +161,24 @@ class _Optimizer:
         self._schedule.step()
         self._adam.zero_grad()
         with torch.no_grad():
+            torch._foreach_copy_(self._half, self._exact)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, weights included."""
+        return {
+            "layer": self._layer.state_dict(),
+            "head": [p.detach() for p in self._head],
+            "adam": self._adam.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def load_state_dict(self, kept: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._layer.load_state_dict(kept["layer"])
+        self._adam.load_state_dict(kept["adam"])
+        self._schedule.load_state_dict(kept["schedule"])
+        with torch.no_grad():
+            torch._foreach_copy_(self._head, kept["head"])
             torch._foreach_copy_(self._half, self._exact)
 
     def restore(self, network: Network) -> None:

@@ -137,9 +137,9 @@ def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, de
 def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: str, device: str) -> Path:
     if not path.exists():
         say(f"{name}: {len(rows)} examples")
-        learned: dict[str, Any] = difference(
-            train(rows, recipe, device, lambda line: say(f"{name}: {line}")), recipe.rank
-        )
+        state = path.with_suffix(".state")
+        network = train(rows, recipe, device, lambda line: say(f"{name}: {line}"), state)
+        learned: dict[str, Any] = difference(network, recipe.rank)
         unfinished = path.with_suffix(".part")
         save_file(learned, unfinished)
         unfinished.rename(path)
