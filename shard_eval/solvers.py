@@ -373,6 +373,9 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 CONSTANTS = ("always_refuse", "always_comply", "recorded")  # need no model
 
+TAKES = {**dict.fromkeys(CHAINS, "guidelines"), "policy_reasoning": "policy"}
+"""Solvers that take something behind a colon, and what: a folder of guidelines, or a file with a policy."""
+
 _SHARD_PROMPTS = (
     "shard_rewrite",
     "shard_rewrite_input",
@@ -399,11 +402,9 @@ def split_name(name: str) -> tuple[str, str]:
     solver, _, given = name.partition(":")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
-    if given and solver not in (*CHAINS, "policy_reasoning"):
-        raise UsageError(
-            f"solver {solver!r} takes no guidelines ({given!r} given); these do: {', '.join(CHAINS)}; "
-            "policy_reasoning takes a policy."
-        )
+    if given and solver not in TAKES:
+        those = "; ".join(f"{name} takes a {what}" if what == "policy" else name for name, what in TAKES.items())
+        raise UsageError(f"solver {solver!r} takes no guidelines ({given!r} given); these do: {those}.")
     return solver, given
 
 
@@ -416,14 +417,14 @@ def make(name: str) -> Solver:
     solver, given = split_name(name)
     if not given:
         return SOLVERS[solver]()
-    return SOLVERS[solver](**{"policy" if solver == "policy_reasoning" else "guidelines": given})
+    return SOLVERS[solver](**{TAKES[solver]: given})
 
 
 def fingerprint(name: str) -> str:
     """Hash of the prompts and constants a solver uses; a changed prompt is another system."""
     solver, given = split_name(name)
     parts = [prompts.load(p).sha for p in _PROMPTS.get(solver, ())]
-    if solver == "policy_reasoning":
+    if TAKES.get(solver) == "policy":
         return sha256(solver + "".join(parts) + policy_text(given))[:12]
     constant = {"always_refuse": REFUSAL, "always_comply": COMPLIANCE}.get(solver, "")
     return sha256(solver + "".join(parts) + constant + guidelines.fingerprint(given))[:12]

@@ -351,11 +351,11 @@ def test_more_reflection_is_not_just_more_text() -> None:
 def test_pairs_with_a_common_beginning() -> None:
     good, late, unsafe = reply("good", 2), reply("late", 3), reply("unsafe", 2, safe=False)
     at_once = reply("at once", 1, safe=False)
-    assert pairs.to_continue(ASKED, [good, at_once], HOW) is None
-    assert pairs.to_continue(ASKED, [good, late, unsafe], HOW) == late
-    assert pairs.to_continue(ASKED, [good, unsafe], HOW) == unsafe
-    assert pairs.to_continue(ASKED, [reply("one step", 0, steps=1)], HOW) is None
-    assert pairs.to_continue(ASKED, [late], replace(HOW, gap=2)) is None
+    assert pairs.to_continue([good, at_once], HOW) is None
+    assert pairs.to_continue([good, late, unsafe], HOW) == late
+    assert pairs.to_continue([good, unsafe], HOW) == unsafe
+    assert pairs.to_continue([reply("one step", 0, steps=1)], HOW) is None
+    assert pairs.to_continue([late], replace(HOW, gap=2)) is None
     tally = Tally()
     better = Sampled(Trace(("late 1", "Who could be hurt?", "So."), "A better answer."), Reading(True, "", 2))
     pair = pairs.beginning(ASKED, late, better, HOW, tally)
