@@ -257,6 +257,8 @@ def _options_of(method: str, shape: str | None, options: dict[str, Any]) -> dict
     if METHODS[method].reasoning:
         return found | {"without": None, "guidelines": "", "targets": "generated"}
     found["policy"] = ""
+    if METHODS[method].given and _recipe(method, found, options["embedded"]).selection.rule == "judge":
+        found["select"] = "none"  # there is no draft to prefer the given answer to
     if not _recipe(method, found, options["embedded"]).shaping.scored:
         found["guards"] = ()
     return found
@@ -500,6 +502,12 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError("--data with --folds: the file is learned whole, there is nothing to leave out.")
     if options["data"] and not options["data"].endswith(".jsonl"):
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
+    learned = METHODS[method].given or options["targets"] == "recorded" or options["embedded"]
+    if learned and not METHODS[method].reasoning and recipe.selection.rule == "judge":
+        raise UsageError(
+            'selection rule "judge" compares with a draft, and given or recorded answers have none: --select harm_gate '
+            "or none."
+        )
     if METHODS[method].reasoning:
         _check_reasoning(options, recipe)
     elif options["policy"]:

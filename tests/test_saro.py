@@ -532,6 +532,17 @@ def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[st
     assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.output, done.output
 
 
+def test_methods_with_and_without_a_selector_can_be_compared_by_one_recipe(tmp_path: Path) -> None:
+    (tmp_path / "saro.toml").write_text(CONFIG)
+    line = ["compare-methods", "--methods", "saro,sft", "--embedded", "--config", tmp_path / "saro.toml", "--plan"]
+    done = shard(*line, "--log-dir", tmp_path, "--limit", "4", "--score-limit", "2")
+    assert (
+        done.exit_code == 0
+        and "SaRO-style" in done.stderr
+        and "selection: up to 0 calls" in " ".join(done.stderr.split())
+    ), done.output
+
+
 CONFIG = """
 [generation]
 max_tokens = 160

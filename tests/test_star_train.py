@@ -167,6 +167,8 @@ def test_scores_from_the_command_line(tmp_path: Path) -> None:
         (["star_dss", "--embedded", "--guard", "oracle", "--probe", "nowhere.jsonl"], "nowhere.jsonl"),
         (["star_dss", "--embedded", "--guard", "oracle", "--shape", "rejection"], "is shaping 'star_dss'"),
         (["sft", "--embedded", "--guard", "oracle"], "asks none"),
+        (["sft", "--embedded", "--select", "judge"], "compares with a draft"),
+        (["shard", "--embedded", "--select", "judge"], "compares with a draft"),
         (["sft", "--embedded", "--shape", "rejection"], "needs a guard"),
         (["shard", "--embedded", "--data", "x.jsonl"], "makes its own targets"),
         (["sft", "--embedded", "--data", "x.csv"], "give a .jsonl"),
