@@ -645,7 +645,7 @@ def _finish(job: Job, learned: Learned, probed: str) -> None:
 
 
 def merge(base: str, adapter: str, out: str) -> Path:
-    """Add an adapter to its base's weights: a full checkpoint in the base's dtype, with the adapter's tokenizer.
+    """Add an adapter to its base's weights: a full checkpoint in the base's dtype, with the adapter's tokenizer if any.
 
     Raises:
         UsageError: if there is no adapter, or `out` holds something.
@@ -664,7 +664,8 @@ def merge(base: str, adapter: str, out: str) -> Path:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype)
     merged.save_pretrained(partial)
-    load_tokenizer(adapter).save_pretrained(partial)
+    own = (Path(adapter) / "tokenizer_config.json").is_file()
+    load_tokenizer(adapter if own else base).save_pretrained(partial)
     os.replace(partial, folder)
     return folder
 
