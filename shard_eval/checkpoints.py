@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from shard_eval import benchmarks, capability, score, summary
+from shard_eval import benchmarks, capability, score, summary, vllm_engine
 from shard_eval.capability import Scores
 from shard_eval.compare import Matched, Terms, conclude
 from shard_eval.errors import LogError, UsageError
@@ -146,6 +146,7 @@ def score_arms(
     axes: str | None = None,
     limit: int | None = None,
     cache: bool = True,
+    keep: bool = False,
 ) -> dict[str, list[Run]]:
     """Score arms on benchmarks; what is finished is read back, and a system is opened once and then closed.
 
@@ -159,6 +160,7 @@ def score_arms(
         axes: judged axes; default per benchmark.
         limit: only the first records.
         cache: keep generations of local weights by content.
+        keep: leave a server that vLLM has for the last arm running, for what comes next.
 
     Returns:
         A run per benchmark, by the arm's name.
@@ -173,8 +175,8 @@ def score_arms(
     for number, arm in enumerate(arms, 1):
         kept = [score.finished(plan, root) for plan in planned[arm.name]]
         if any(run is None for run in kept):
-            keep = any(arm.system.shares_engine(later.system) for later in arms[number:])
-            with arm.system.opened(cache, keep) as model:
+            later = [other.system for other in arms[number:]]
+            with arm.system.opened(cache, any(map(arm.system.shares_engine, later)) or (keep and not later)) as model:
                 kept = [
                     run or score.run(plan, root, console, cache=cache, model=model)
                     for plan, run in zip(planned[arm.name], kept, strict=True)
@@ -557,14 +559,17 @@ def evaluate_family(
         _require_disjoint(name, dev, test)
     plans(arms, names, test, judging, axes=axes, limit=limit)  # what is wrong with test is said before dev is paid for
     options = {"axes": axes, "limit": limit, "cache": cache}
-    on_dev = score_arms(wanted_dev(arms), names, dev, judging, root, console, **options)  # type: ignore[arg-type]
-    if on_dev:
-        choose(on_dev, arms, dev)  # refuses before test is touched
-    on_test = score_arms(arms, names, test, judging, root, console, **options)  # type: ignore[arg-type]
-    capable = {
-        arm.name: capability.measure(arm.system, tasks, root, console, task_limit)
-        for arm in ([_base(arms), *_checkpoints(arms)] if tasks else [])  # answers are greedy: another draw is the same
-    }
+    try:
+        on_dev = score_arms(wanted_dev(arms), names, dev, judging, root, console, keep=True, **options)  # type: ignore[arg-type]
+        if on_dev:
+            choose(on_dev, arms, dev)  # refuses before test is touched
+        on_test = score_arms(arms, names, test, judging, root, console, keep=True, **options)  # type: ignore[arg-type]
+        capable = {
+            arm.name: capability.measure(arm.system, tasks, root, console, task_limit)
+            for arm in ([_base(arms), *_checkpoints(arms)] if tasks else [])  # greedy: another draw is the same
+        }
+    finally:
+        vllm_engine.stop_all()
     return conclude_family(arms, on_dev, on_test, (dev, test), terms, capable)
 
 

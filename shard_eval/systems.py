@@ -354,7 +354,7 @@ def _vllm(
     if place.context is not None and decoding.max_tokens >= place.context:
         raise UsageError(
             f"answers of up to {decoding.max_tokens} tokens leave no room for a prompt in the {place.context} tokens "
-            f"of context at {place.url}. Give fewer --max-tokens, or start the server with a larger --max-model-len."
+            f"of context of {place.url or name}. Give fewer --max-tokens, or the server a larger --max-model-len."
         )
     sha = hash_folder(place.folder) if place.folder is not None else ""
     base, sha_base, known = vllm_engine.register(place, sha), "", label or (name if place.folder is None else "")

@@ -11,6 +11,7 @@ is rounded up to what vLLM knows; adapters that vLLM cannot serve are merged; an
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -32,6 +33,7 @@ from urllib.parse import urlparse
 import click
 import httpx
 import platformdirs
+from inspect_ai._util.local_server import terminate_process
 from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, RetryDecision, modelapi
 from inspect_ai.model._providers import _vllm_lora
 from inspect_ai.model._providers import vllm as inspects
@@ -99,7 +101,7 @@ class Place:
 
 
 _places: dict[str, Place] = {}
-_caps: dict[str, int] = {}  # highest rank that the server started for a base takes; 0: none
+_started_with: dict[str, int] = {}  # highest rank that the server of a base takes, 0 for no adapters
 
 
 # --- finding what is meant ---------------------------------------------------------------------------------------
@@ -127,7 +129,17 @@ def locate(name: str, arguments: Mapping[str, Any]) -> Place:
     folder = Path(name).expanduser()
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise UsageError(f"vllm/{name}: there is no folder {name!r}, and a name on the hub has the form ORG/NAME.")
-    return Place("", folder if folder.is_dir() else _snapshot(name), None, arguments=settings)
+    folder = folder if folder.is_dir() else _snapshot(name)
+    return Place("", folder, context=settings.get("max_model_len") or _longest(folder), arguments=settings)
+
+
+def _longest(folder: Path) -> int | None:
+    """What a checkpoint says of its context."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no config.json that can be read, so it is no checkpoint: {error}.") from error
+    return found if isinstance(found, int) else None
 
 
 def address(arguments: Mapping[str, Any]) -> str | None:
@@ -269,6 +281,8 @@ def must_merge(adapter: Path) -> str:
     beyond = lora.beyond_plain(settings)
     if beyond:
         return "it is more than plain LoRA: " + ", ".join(f"{k} = {v!r}" for k, v in sorted(beyond.items()))
+    if any("lora_embedding" in name for name in lora.shapes_of(adapter / lora.FILES[1])):
+        return "it changes embeddings"
     if settings["r"] > RANKS[-1]:
         return f"its rank {settings['r']} is above {RANKS[-1]}"
     return ""
@@ -399,9 +413,9 @@ class ServedVLLM(inspects.VLLMAPI):
         """Start or find the server, with room for every adapter that was announced, and load this one's."""
         server = self._server
         if server.process is not None and server.process.poll() is not None:
-            self.close()  # it died
-        if self.place.url is None and server.process is not None and _caps.get(self.base_model, 0) < self.place.rank:
-            self.close()  # it has no room for this adapter: once more, with all that are known by now
+            _end(server)  # it died
+        if self.place.url is None and server.process is not None and _started_with[self.base_model] < self.place.rank:
+            _end(server)  # it has no room for this adapter: once more, with all that are known by now
         if self.place.url is None and self.place.rank:
             server.enable_lora, server.max_lora_rank = True, cap(self.place.rank)
         try:
@@ -432,7 +446,7 @@ class ServedVLLM(inspects.VLLMAPI):
             os.environ["PATH"] = f"{beside.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if on_cpu():
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM would take half of the memory
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; 93,000 tokens of a model of 135M
         room = f", adapters up to rank {cap(self.place.rank)}" if self.place.rank else ""
         click.echo(f"Starting vLLM for {self._label}{room}; it takes a minute or more.", err=True)
         begun = time.monotonic()
@@ -441,18 +455,10 @@ class ServedVLLM(inspects.VLLMAPI):
                 found: tuple[str, Any, int] = super()._start_server(model_path, port)
             except Exception as error:
                 raise UsageError(_why(error, lines)) from error
-        _caps[self.base_model] = self.place.rank and cap(self.place.rank)
+        _started_with[self.base_model] = cap(self.place.rank) if self.place.rank else 0
         _end_with_us(found[1].pid)
-        self.place.context = self._served_context(found[0])
         click.echo(f"vLLM is up after {time.monotonic() - begun:.0f} s.", err=True)
         return found
-
-    def _served_context(self, url: str) -> int | None:
-        try:
-            entries = _get(f"{url}/models", {"Authorization": f"Bearer {self.api_key}"}).json()["data"]
-        except (httpx.HTTPError, ValueError, KeyError):
-            return None
-        return next((e.get("max_model_len") for e in entries if e.get("id") == self.base_model), None)
 
     async def aclose(self) -> None:
         """Close the client; the server stays, for the other models on it, until `stop` or the end of the process."""
@@ -485,10 +491,25 @@ def stop(api: ModelAPI) -> None:
     if not isinstance(api, ServedVLLM):
         return
     if api.place.url is None:
-        api.close()
-        _caps.pop(api.base_model, None)
+        _end(api._server)
     if api.merged:
         shutil.rmtree(api.base_model, ignore_errors=True)
+
+
+def stop_all() -> None:
+    """End every server that was started here."""
+    for server in _vllm_lora._vllm_servers.values():
+        if server.process is not None:
+            _end(server)
+
+
+def _end(server: _vllm_lora.VLLMServer) -> None:
+    """End a server; a model that is still open starts another when it is asked again."""
+    if server.process is not None:
+        terminate_process(server.process)
+    server.base_url = server.api_key = server.port = server.process = None
+    server.loaded_adapters.clear()
+    server._epoch += 1
 
 
 def _end_with_us(server: int) -> None:

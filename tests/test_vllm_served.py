@@ -155,9 +155,20 @@ def test_base_and_adapters_are_known_by_content_and_share_one_engine(base, tmp_p
     assert resolve(f"vllm/{base}").model_args["base"] != alone.model_args["base"]
 
 
+def test_an_answer_must_leave_room_for_its_prompt(base):
+    with pytest.raises(UsageError, match="answers of up to 512 tokens leave no room for a prompt in the 256 tokens"):
+        resolve(f"vllm/{base}", model_args={"max_model_len": 256})
+    (base / "config.json").write_text(json.dumps({"model_type": "qwen2", "max_position_embeddings": 512}))
+    with pytest.raises(UsageError, match="512 tokens of context of "):
+        resolve(f"vllm/{base}")
+    (base / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"holds no config\.json that can be read"):
+        resolve(f"vllm/{base}")
+
+
 def test_arguments_that_can_change_an_answer_are_part_of_the_system(base):
     plain = resolve(f"vllm/{base}")
-    fast = resolve(f"vllm/{base}", model_args={"enforce_eager": True, "max_model_len": 512})
+    fast = resolve(f"vllm/{base}", model_args={"enforce_eager": True, "max_model_len": 1024})
     other = resolve(f"vllm/{base}", model_args={"quantization": "fp8"})
     assert plain.id == fast.id != other.id
     assert other.manifest["settings"] == {"quantization": "fp8"} and "settings" not in plain.manifest
