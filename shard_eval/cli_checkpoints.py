@@ -12,6 +12,7 @@ import click
 
 from shard_eval.cli import CAPABILITY, OWN_FAMILY, PANEL, ROOT, confirm_cost, consoles, pairs, task_names
 from shard_eval.cli import judging as read_judging
+from shard_eval.cli_score import SERVE, SERVING, merging
 from shard_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ IDLE = 30.0
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--base", required=True, help="What was trained: checkpoint folder, hub name, .gguf, or 'embedded'.")
+@click.option(
+    "--base", required=True, help="What was trained: checkpoint folder, hub name, .gguf, 'embedded', or vllm/FOLDER."
+)
 @click.option("-b", "--benchmarks", default="mini", show_default=True, help="Comma-separated.")
 @click.option("-j", "--judge", default="embedded", show_default=True, help="As for `shard score`.")
 @click.option("--panel", default=None, metavar="RULE", help=PANEL)
@@ -53,6 +56,7 @@ IDLE = 30.0
 @click.option("--refusal-margin", type=float, default=0.05, show_default=True, help="The same of over-refusal.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
 @click.option("--floor", type=float, default=0.4, show_default=True, help="A judge's least kappa to carry a claim.")
+@click.option("--serve", type=click.Choice(SERVE), default=SERVE[0], show_default=True, help=SERVING)
 @click.option("-M", "model_args", multiple=True, metavar="KEY=VALUE", help="For Inspect's model provider; repeatable.")
 @click.option("-J", "judge_args", multiple=True, metavar="KEY=VALUE", help="The same for the judge's model.")
 @click.option("--log-dir", default=ROOT, show_default=True, help="Where results go; any place fsspec knows.")
@@ -75,6 +79,7 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     The same command again continues where it stopped.
     """  # noqa: D301 (click reads the control character)
     from shard_eval import checkpoints
+    from shard_eval.benchmarks import load
     from shard_eval.compare import Terms
 
     out, err = consoles()
@@ -89,8 +94,11 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     if not names:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
     judging = read_judging(judge, options["judge_args"], options["panel"], options["allow_own_family"])
-    root = local(base)
+    root = base if base.startswith("vllm/") else local(base)
     system = _system(root, options)
+    records = sum(len(load(name).records[: options["limit"]]) for name in names)
+    tokens = records * options["max_tokens"]  # of one arm, at most
+    options["merge"] = merging(root, {}, options["serve"], tokens, pairs(options["model_args"]))
     found = _follow(folder, root, system, names, judging, options, err)
     arms = checkpoints.family(system, _systems(folder, found, root, options), options["controls"])
     if options["every"] is None:
@@ -146,7 +154,9 @@ def _system(base: str, options: dict[str, Any], checkpoint: Path | None = None, 
         "label": label,
         "model_args": pairs(options["model_args"]),
     }
-    return resolve(base, **settings) if checkpoint is None else resolve_checkpoint(base, checkpoint, **settings)
+    if checkpoint is None:
+        return resolve(base, **settings)
+    return resolve_checkpoint(base, checkpoint, merge=options["merge"], **settings)
 
 
 def _systems(

@@ -46,12 +46,14 @@ class Server:
         key: the key that this process alone knows.
         settings: weights, slots, tokens per request, threads.
         adapters: LoRA files it holds; a request refers to them by position.
+        stamp: of the weights' file when it was loaded, for another file may take its place.
     """
 
     url: str
     key: str = field(repr=False)
     settings: tuple[Path, int, int, int]
     adapters: tuple[Path, ...]
+    stamp: tuple[int, int, int]
 
     def scales(self, adapter: Path | None) -> list[dict[str, float]]:
         """What a request must state so that the base (None) or one adapter answers, and nothing else."""
@@ -89,6 +91,16 @@ def gguf_path(name: str) -> Path:
     if not path.is_file() or path.suffix != ".gguf":
         raise UsageError(f"{name!r} is neither 'embedded' nor a .gguf file that exists.")
     return path.resolve()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _of(path: Path) -> list[Server]:
+    """The servers that hold what a file is now."""
+    return [server for server in _servers if server.settings[0] == path and server.stamp == _stamp(path)]
 
 
 @contextmanager
@@ -158,10 +170,10 @@ def serve(
     import xllamacpp
 
     settings = (path, slots, context, threads)
-    for server in _servers:
+    for server in _of(path):
         if server.settings == settings and set(adapters) <= set(server.adapters):
             return server
-    running_too = [a for other in _servers if other.settings[0] == path for a in other.adapters]
+    running_too = [a for other in _of(path) for a in other.adapters]
     held = tuple(dict.fromkeys([*_families.get(path, []), *running_too, *adapters]))
     params = _params(path, slots, context, threads)
     # Scale 0: a request that names no adapter gets the base.
@@ -198,7 +210,7 @@ def _params(path: Path, slots: int, context: int, threads: int) -> Any:
 def _start(params: Any, settings: tuple[Path, int, int, int], adapters: tuple[Path, ...] = ()) -> Server:
     import xllamacpp
 
-    key = secrets.token_urlsafe(24)
+    key, stamp = secrets.token_urlsafe(24), _stamp(settings[0])
     params.api_keys = [key]
     try:
         with _quiet():
@@ -206,7 +218,7 @@ def _start(params: Any, settings: tuple[Path, int, int, int], adapters: tuple[Pa
     except (RuntimeError, ValueError) as error:
         held = f" with {len(adapters)} adapters" if adapters else ""
         raise DataError(f"llama.cpp cannot load {settings[0]}{held}: {error}. Is the file complete?") from error
-    server = Server(f"{running.listening_address}/v1", key, settings, adapters)
+    server = Server(f"{running.listening_address}/v1", key, settings, adapters, stamp)
     _servers[server] = running
     return server
 
@@ -214,9 +226,8 @@ def _start(params: Any, settings: tuple[Path, int, int, int], adapters: tuple[Pa
 def _any_server(gguf: str | Path) -> Server:
     """A server to ask about template and tokens; one started for that is small and never scores."""
     path = gguf_path(str(gguf))
-    for server in _servers:
-        if server.settings[0] == path:
-            return server
+    for server in _of(path):
+        return server
     params = _params(path, 1, 256, 1)
     params.no_extra_bufts = True  # no copy of the weights rearranged for the processor: they are not used
     return _start(params, (path, 0, 0, 0))

@@ -102,7 +102,8 @@ def of_system(system: System) -> frozenset[str]:
         return families("SmolLM2") | families(system.label)
     if system.engine == "llamacpp":
         return families(system.label) | _of_file(Path(system.model.removeprefix("llamacpp/")))
-    return families(system.label) | _of_folder(Path(str(system.model_args.get("model_path", ""))))
+    folder = system.model_args.get("model_path") or system.model_args.get("base", "")
+    return families(system.label) | _of_folder(Path(str(folder)).resolve())  # vLLM's is a link named by content
 
 
 def _of_file(path: Path) -> frozenset[str]:

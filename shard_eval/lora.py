@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from shard_eval.errors import DataError, UsageError
 from shard_eval.packaged import file_sha
@@ -122,12 +123,61 @@ def _alpha(settings: dict[str, Any]) -> float:
     return alpha * math.sqrt(settings["r"]) if settings.get("use_rslora") else alpha
 
 
+def beyond_plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a PEFT adapter that make it more than plain LoRA, W + (alpha / r) B A.
+
+    Args:
+        settings: as `require_adapter` gives them.
+    """
+    found = {k: v for k, v in settings.items() if k not in HARMLESS and v}
+    for name, accepted in (("peft_type", ("LORA",)), ("bias", ("none",)), ("init_lora_weights", INITS)):
+        if found.get(name) in accepted:
+            del found[name]
+    return found
+
+
+def require_fit(adapter: Path, base: Path) -> None:
+    """Refuse an adapter whose matrices do not fit a checkpoint's; engines may take it and leave it out silently.
+
+    Args:
+        adapter: PEFT folder.
+        base: checkpoint folder in the Hugging Face format.
+
+    Raises:
+        UsageError: naming the first matrix that does not fit.
+        DataError: if a file is damaged.
+    """
+    shapes = {name: shape for file in sorted(base.glob("*.safetensors")) for name, shape in shapes_of(file).items()}
+    ours = shapes_of(adapter / FILES[1])
+    for name, (rows, columns) in ((name, shape) for name, shape in ours.items() if len(shape) == 2):
+        module, lora, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
+        theirs = shapes.get(f"{module}.weight")
+        if not lora or theirs is None or len(theirs) != 2:
+            continue  # another way of storing the base: the engine has to know it
+        if {"A.weight": columns == theirs[1], "B.weight": rows == theirs[0]}.get(kind, True):
+            continue
+        raise UsageError(
+            f"adapter {adapter} does not fit the base {base}: {module} is {theirs[0]} x {theirs[1]} there, and {name} "
+            f"is {rows} x {columns}. Was it trained on another model?"
+        )
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, which is not read beyond its head.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        with safe_open(file, "np") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DataError(f"{file} is damaged: {error}.") from error
+
+
 def _require_plain(adapter: Path, settings: dict[str, Any]) -> None:
     """Refuse what llama.cpp cannot compute, by name."""
-    refused = {k: v for k, v in settings.items() if k not in HARMLESS and v}
-    for name, accepted in (("peft_type", ("LORA",)), ("bias", ("none",)), ("init_lora_weights", INITS)):
-        if refused.get(name) in accepted:
-            del refused[name]
+    refused = beyond_plain(settings)
     if not settings["lora_alpha"]:  # 0 means "no scaling" to llama.cpp
         refused["lora_alpha"] = settings["lora_alpha"]
     if refused:

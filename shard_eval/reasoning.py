@@ -68,9 +68,14 @@ def split(text: str) -> tuple[str, str] | None:
     return ("\n\n".join(filter(None, blocks)), shown) if blocks else None
 
 
+def steps_of(reasoning: str) -> tuple[str, ...]:
+    """The steps of reasoning, between blank lines."""
+    return tuple(step.strip() for step in _BLANK.split(reasoning) if step.strip())
+
+
 def trace(reasoning: str, answer: str) -> Trace | str:
     """A trace of what a model wrote, or why it is none, one of `FAILURES`."""
-    steps = tuple(step.strip() for step in _BLANK.split(reasoning) if step.strip())
+    steps = steps_of(reasoning)
     if not steps or not answer.strip():
         return "empty"
     marks = [tag for pair in TAGS.values() for tag in pair]

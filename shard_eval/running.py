@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +62,15 @@ def _failure(logs: Sequence[EvalLog], title: str) -> JudgeError | LogError:
     for log in logs:
         if log.error is not None:
             kind = JudgeError if "JudgeError" in log.error.traceback else LogError
-            return kind(f"{title}: {log.error.message}\nFinished answers are kept in {log.location}.")
+            return kind(f"{title}: {_plain(log.error.message)}\nFinished answers are kept in {log.location}.")
     state = ", ".join(log.status for log in logs) or "nothing ran"
     return LogError(f"{title}: not finished ({state}). Run the same command again to continue.")
+
+
+def _plain(message: str) -> str:
+    """The text of an error that Inspect gives as `repr` does, with its class around it."""
+    found = re.fullmatch(r"\w+\((.*)\)", message, re.DOTALL)
+    try:
+        return str(ast.literal_eval(found[1])) if found else message
+    except (SyntaxError, ValueError):
+        return message

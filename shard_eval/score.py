@@ -22,7 +22,7 @@ import fsspec
 from inspect_ai.model import CachePolicy, GenerateConfig, Model
 from rich.console import Console
 
-from shard_eval import benchmarks, families, judges, report, report_panel, running, solvers
+from shard_eval import benchmarks, engine, families, judges, report, report_panel, running, solvers
 from shard_eval.benchmarks import Benchmark, Loaded
 from shard_eval.errors import LogError, UsageError
 from shard_eval.judges.panel import PanelJudge, Spec
@@ -334,6 +334,32 @@ def run(plan: Plan, root: str, console: Console, *, cache: bool = True, model: M
         raise LogError(f"{plan.benchmark} was changed while it was being scored. Delete {folder} and score it again.")
     _write(folder, plan, found)
     return found
+
+
+def finished(plan: Plan, root: str) -> Run | None:
+    """A plan's run if it is complete already, so that no weights need be loaded to find that nothing is to be done.
+
+    Args:
+        plan: what was to be done.
+        root: results folder.
+    """
+    folder = f"{root.rstrip('/')}/{plan.folder}"
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    if not filesystem.exists(f"{path}/manifest.json"):
+        return None
+    try:
+        run = read_run(f"{folder}/logs")
+    except LogError:
+        return None  # `run` sets damaged logs aside and goes on
+    same = run.metadata.get("shard_eval") == version("shard-eval")
+    return run if same and len(run.rows) == plan.records * plan.epochs else None
+
+
+def announce_adapters(systems: Sequence[System]) -> None:
+    """Let llama.cpp start one server with the adapters of all systems; vLLM was told when they were resolved."""
+    for system in systems:
+        if system.engine == "llamacpp" and (adapter := system.model_args.get("adapter")):
+            engine.announce(system.model.removeprefix("llamacpp/"), [adapter])
 
 
 def open_grader(grader: System, cache: bool) -> Model:

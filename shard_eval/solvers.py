@@ -7,7 +7,9 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,14 @@ from inspect_ai.model import (
     get_model,
 )
 from inspect_ai.model._generate_config import active_generate_config
+from inspect_ai.model._model import ModelGenerateError
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import system_message as system_message_solver
 from inspect_ai.solver._task_state import sample_state
 from inspect_ai.util import json_schema
 
 from shard_eval import guidelines, prompts, reasoning
-from shard_eval.errors import UsageError, unknown
+from shard_eval.errors import DataError, UsageError, unknown
 from shard_eval.records import sha256
 from shard_eval.reframing import MODES, Reframing, parse_reframing, refined_failure, unchanged, without_preface
 
@@ -60,6 +63,30 @@ def set_aside(output: ModelOutput) -> ModelOutput:
     return output
 
 
+_NO_ROOM = re.compile(r"context (?:length|size|window)|max_model_len|max_tokens must be at least", re.IGNORECASE)
+
+
+def _no_answer(reason: str) -> DataError:
+    """The error for a request that an engine refused; what was asked is not part of it."""
+    state = sample_state()
+    where = f"record {state.sample_id!r}" if state else "a request"
+    if _NO_ROOM.search(reason):
+        return DataError(
+            f"{where} and its answer do not fit into the context of {get_model()}. Give fewer --max-tokens or more "
+            f"context (llama.cpp: -M context=N, vLLM: -M max_model_len=N), or take the record out. ({reason})"
+        )
+    return DataError(f"{where} got no answer from {get_model()}: {reason}")
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Inspect's error holds the whole request, which nobody wants in a terminal; ours names the record."""
+    try:
+        yield
+    except ModelGenerateError as error:
+        raise _no_answer(error.provider_message or type(error).__name__) from error
+
+
 def _said(output: ModelOutput, limit: int | None = None) -> ModelOutput:
     """What a model said, with its reasoning set aside, and with the reason why it stopped where nobody told it.
 
@@ -69,7 +96,12 @@ def _said(output: ModelOutput, limit: int | None = None) -> ModelOutput:
     Args:
         output: of the model in use; changed in place.
         limit: of the tokens, if the call had one of its own.
+
+    Raises:
+        DataError: if the request did not fit; the text is then the engine's complaint, not an answer.
     """
+    if output.stop_reason == "model_length":
+        raise _no_answer(f"context length: {output.completion[:300]}")
     tokenizer = getattr(get_model().api, "tokenizer", None)
     limit = limit or active_generate_config().max_tokens
     if tokenizer is not None and limit:
@@ -86,7 +118,8 @@ def _answering(prepare: Solver | None = None) -> Solver:
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         state = await prepare(state, generate) if prepare else state
         seed = _own_seed(active_generate_config().seed, state.messages)
-        state = await (generate(state) if seed is None else generate(state, seed=seed))
+        with _answered():
+            state = await (generate(state) if seed is None else generate(state, seed=seed))
         _said(state.output)
         return state
 
@@ -182,7 +215,9 @@ async def ask(messages: list[ChatMessage], **config: Any) -> ModelOutput:
     settings = GenerateConfig(**config)
     seed = settings.seed if settings.seed is not None else active_generate_config().seed
     settings = settings.merge(GenerateConfig(seed=_own_seed(seed, messages)))
-    return _said(await get_model().generate(messages, config=settings), settings.max_tokens)
+    with _answered():
+        output = await get_model().generate(messages, config=settings)
+    return _said(output, settings.max_tokens)
 
 
 def _own_seed(seed: int | None, messages: Sequence[ChatMessage]) -> int | None:
@@ -373,6 +408,9 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 CONSTANTS = ("always_refuse", "always_comply", "recorded")  # need no model
 
+TAKES = {**dict.fromkeys(CHAINS, "guidelines"), "policy_reasoning": "policy"}
+"""Solvers that take something behind a colon, and what: a folder of guidelines, or a file with a policy."""
+
 _SHARD_PROMPTS = (
     "shard_rewrite",
     "shard_rewrite_input",
@@ -399,11 +437,9 @@ def split_name(name: str) -> tuple[str, str]:
     solver, _, given = name.partition(":")
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
-    if given and solver not in (*CHAINS, "policy_reasoning"):
-        raise UsageError(
-            f"solver {solver!r} takes no guidelines ({given!r} given); these do: {', '.join(CHAINS)}; "
-            "policy_reasoning takes a policy."
-        )
+    if given and solver not in TAKES:
+        those = "; ".join(f"{name} takes a {what}" if what == "policy" else name for name, what in TAKES.items())
+        raise UsageError(f"solver {solver!r} takes no guidelines ({given!r} given); these do: {those}.")
     return solver, given
 
 
@@ -416,14 +452,14 @@ def make(name: str) -> Solver:
     solver, given = split_name(name)
     if not given:
         return SOLVERS[solver]()
-    return SOLVERS[solver](**{"policy" if solver == "policy_reasoning" else "guidelines": given})
+    return SOLVERS[solver](**{TAKES[solver]: given})
 
 
 def fingerprint(name: str) -> str:
     """Hash of the prompts and constants a solver uses; a changed prompt is another system."""
     solver, given = split_name(name)
     parts = [prompts.load(p).sha for p in _PROMPTS.get(solver, ())]
-    if solver == "policy_reasoning":
+    if TAKES.get(solver) == "policy":
         return sha256(solver + "".join(parts) + policy_text(given))[:12]
     constant = {"always_refuse": REFUSAL, "always_comply": COMPLIANCE}.get(solver, "")
     return sha256(solver + "".join(parts) + constant + guidelines.fingerprint(given))[:12]

@@ -18,9 +18,9 @@ from typing import Any
 import platformdirs
 from inspect_ai.model import CachePolicy, GenerateConfig, Model, ModelInfo, get_model, set_model_info
 
-from shard_eval import solvers
+from shard_eval import solvers, vllm_engine
 from shard_eval.errors import UsageError, unknown
-from shard_eval.lora import adapter_gguf, require_adapter
+from shard_eval.lora import adapter_gguf, require_adapter, require_fit
 from shard_eval.packaged import SMOLLM2, file_sha, obtain
 from shard_eval.records import identity, sha256
 
@@ -40,6 +40,7 @@ PROVIDERS = [
     "azureai",
     "hf",
     "vllm",
+    "vllm_served",
     "sglang",
     "ollama",
     "llama-cpp-python",
@@ -52,6 +53,7 @@ WEIGHT_FILES = (
     "*.safetensors",
     "*.gguf",
     "config.json",
+    "generation_config.json",
     "adapter_config.json",
     "tokenizer.json",
     "chat_template.jinja",
@@ -84,6 +86,8 @@ class System:
         model_args: arguments of the provider.
         weights: hash of the weights, "" for a remote model, whose weights nobody can see.
         base: hash of an adapter's base weights, "" if there is no adapter.
+        settings: further arguments of the engine that can change an answer.
+        again: the same asked a second time, and nothing of the first time used: what an engine does not repeat shows.
     """
 
     label: str
@@ -95,6 +99,8 @@ class System:
     base: str = ""
     decoding: Decoding = Decoding()
     model_args: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    again: bool = False
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -109,6 +115,8 @@ class System:
             "solver": solvers.split_name(self.solver)[0],  # a folder of guidelines counts by its content, in the hash
             "solver_sha256": solvers.fingerprint(self.solver),
             "decoding": {} if self.solver in solvers.CONSTANTS else self.decoding.manifest,
+            **({"settings": self.settings} if self.settings else {}),
+            **({"again": True} if self.again else {}),
         }
 
     @cached_property
@@ -140,7 +148,7 @@ class System:
             top_p=d.top_p,
             seed=d.seed,
             cache=CachePolicy(expiry=None, scopes={"weights": self.weights + self.base})
-            if cache and self.weights
+            if cache and self.weights and not self.again
             else None,
         )
 
@@ -152,19 +160,32 @@ class System:
         """
         return open_model(self.model, self.config(cache), self.model_args)
 
+    def shares_engine(self, other: System) -> bool:
+        """Whether one server of vLLM answers for both."""
+        ours, theirs = ((s.engine, s.model_args.get("base"), s.model_args.get("merge", False)) for s in (self, other))
+        return ours == theirs == ("vllm", ours[1], False)
+
     @contextmanager
-    def opened(self, cache: bool = True) -> Iterator[Model]:
+    def opened(self, cache: bool = True, keep: bool = False) -> Iterator[Model]:
         """Inspect's model for a while: local weights leave the memory afterwards, before others come.
+
+        Args:
+            cache: keep generations of local weights by content.
+            keep: leave a vLLM server that was started for it running, for an adapter on it that comes next.
 
         Raises:
             UsageError: as `open`.
         """
         model = self.open(cache)
-        if self.engine != "transformers":  # the clients of servers end with the event loop that made them
-            yield model
+        if self.engine == "transformers":
+            with model:
+                yield model
             return
-        with model:
-            yield model
+        try:
+            yield model  # the clients of servers end with the event loop that made them
+        finally:
+            if self.engine == "vllm" and not keep:
+                vllm_engine.stop(model.api)
 
 
 def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) -> Model:
@@ -173,12 +194,14 @@ def open_model(name: str, config: GenerateConfig, model_args: dict[str, Any]) ->
     Raises:
         UsageError: if Inspect knows no such model, or a package or key it needs is missing.
     """
-    if "model_path" in model_args:
+    served = name.startswith("vllm_served/")
+    if "model_path" in model_args or served:
         # Inspect would else ask the hub for "hf/LABEL", to learn its context length: 50 s of retries without one.
         set_model_info(name, ModelInfo())
     try:
         with redirect_stdout(io.StringIO()):  # Inspect announces itself there; stdout is for results
-            return get_model(name, config=config, **model_args)
+            # A remembered model would ask a server that has ended meanwhile.
+            return get_model(name, config=config, memoize=not served, **model_args)
     except UsageError:
         raise
     except Exception as error:
@@ -223,6 +246,7 @@ def resolve(
     dtype: str = "bfloat16",
     label: str | None = None,
     model_args: dict[str, Any] | None = None,
+    merge: bool | None = None,
 ) -> System:
     """Find out what a user means by MODEL.
 
@@ -235,6 +259,7 @@ def resolve(
         dtype: for checkpoint folders.
         label: name in tables; default the model's own.
         model_args: further arguments for Inspect's provider.
+        merge: of an adapter on vLLM: into the base's weights instead of beside them; None if it must be.
 
     Raises:
         UsageError: if nothing is meant by it; says what is wrong with it.
@@ -251,6 +276,8 @@ def resolve(
             "SmolLM2-135M-Instruct", "llamacpp/embedded", solver, "llamacpp", "Q4_1", SMOLLM2.sha256, "", decoding
         )
         return _llamacpp(base, adapter, label, extra)
+    if model.startswith("vllm/"):
+        return _vllm(model.removeprefix("vllm/"), adapter, solver, decoding, dtype, label, extra, merge)
     path = Path(model).expanduser()
     if path.exists() or adapter or model.startswith((".", "/", "~")):
         return _local(path, adapter, solver, decoding, dtype, label, extra)
@@ -270,7 +297,7 @@ def resolve_checkpoint(base: str, folder: Path, *, model_args: dict[str, Any] | 
         base: what was trained, as `resolve` takes it.
         folder: the checkpoint: a PEFT adapter, which goes on the base, or a model of its own.
         model_args: further arguments for Inspect's provider.
-        settings: decoding, dtype and label, as for `resolve`.
+        settings: decoding, dtype, label and merge, as for `resolve`.
 
     Raises:
         UsageError: as `resolve`.
@@ -278,6 +305,10 @@ def resolve_checkpoint(base: str, folder: Path, *, model_args: dict[str, Any] | 
     if (folder / "adapter_config.json").is_file():
         return resolve(base, adapter=str(folder), model_args=model_args, **settings)
     extra = dict(model_args or {})
+    settings.pop("merge", None)
+    if base.startswith("vllm/"):
+        own = {"tokenizer": base.removeprefix("vllm/")} if not (folder / "tokenizer_config.json").is_file() else {}
+        return resolve(f"vllm/{folder}", model_args=own | extra, **settings)
     if not (folder / "tokenizer_config.json").is_file() and Path(base).is_dir():
         extra = {"tokenizer_path": base} | extra
     return resolve(str(folder), model_args=extra, **settings)
@@ -303,6 +334,57 @@ def _llamacpp(base: System, adapter: str | None, label: str | None, extra: dict[
         weights=hash_folder(folder),
         base=base.weights,
         model_args=args | extra,
+    )
+
+
+def _vllm(
+    name: str,
+    adapter: str | None,
+    solver: str,
+    decoding: Decoding,
+    dtype: str,
+    label: str | None,
+    extra: dict[str, Any],
+    merge: bool | None,
+) -> System:
+    """A base on vLLM, alone, with an adapter beside its weights, or with one merged into them."""
+    if adapter is None and ":" in name:  # as Inspect writes it
+        name, _, adapter = name.partition(":")
+    place = vllm_engine.locate(name, extra)
+    if place.context is not None and decoding.max_tokens >= place.context:
+        raise UsageError(
+            f"answers of up to {decoding.max_tokens} tokens leave no room for a prompt in the {place.context} tokens "
+            f"of context of {place.url or name}. Give fewer --max-tokens, or the server a larger --max-model-len."
+        )
+    sha = hash_folder(place.folder) if place.folder is not None else ""
+    base, sha_base, known = vllm_engine.register(place, sha), "", label or (name if place.folder is None else "")
+    args: dict[str, Any] = {"base": base, "dtype": dtype, "content": sha}
+    settings = {k: v for k, v in place.arguments.items() if k not in vllm_engine.RUNTIME}
+    if adapter is not None:
+        folder = Path(adapter).expanduser()
+        reason = vllm_engine.must_merge(folder)
+        if place.folder is not None:
+            require_fit(folder, place.folder)
+        merge = bool(reason) if merge is None else merge
+        if reason and not merge:
+            raise UsageError(f"vLLM cannot serve adapter {folder}: {reason}. Have it merged (--serve merged).")
+        if merge and (place.url is not None or place.folder is None):
+            raise UsageError(
+                f"adapter {folder} must be merged{f' ({reason})' if reason else ''}, and the server at {place.url} has "
+                "its weights already. Leave -M base_url away to have a server started."
+            )
+        own = hash_folder(folder)
+        args |= {"adapter": str(vllm_engine.view(folder, own)), "merge": merge, "content": f"{sha}+{own}"}
+        settings |= {"adapter": "merged"} if merge else {}
+        sha, sha_base = (own, sha) if sha else ("", "")
+        known = label or folder.resolve().name
+        if not merge:
+            vllm_engine.announce(base, args["adapter"])
+    named = known or (place.folder or Path(name)).resolve().name
+    # Weights that nobody can see are known by what the server calls them, and by the adapter, if there is one.
+    unseen = "" if sha else f"{name}{'+' + args['content'].lstrip('+')[:12] if adapter else ''}"
+    return System(
+        named, f"vllm_served/{unseen or named}", solver, "vllm", dtype, sha, sha_base, decoding, args, settings
     )
 
 
@@ -334,6 +416,7 @@ def _local(
     model_path, sha = base, hash_folder(base)
     if adapter is not None:
         model_path, sha_base = _adapter_view(Path(adapter).expanduser(), base), sha
+        require_fit(model_path, base)
         sha = hash_folder(model_path)
     name = label or (Path(adapter) if adapter else base).resolve().name
     args = {"model_path": str(model_path)} | _transformers_args(dtype, decoding)

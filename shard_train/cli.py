@@ -207,7 +207,7 @@ def compare_methods(methods: str, **options: Any) -> None:
         raise UsageError("compare-methods takes no --merge, --folds or --shape; a shape is named behind its method.")
     experiments = [_experiment(name, _options_of(name, shape, options)) for name, shape in _method_names(methods)]
     methods_compared.require_comparable(experiments)
-    settings = _settings(options, "")
+    settings = _settings(options, "shard")
     prompts = [[stages.gather(e, leg) for leg in stages.legs(0)] for e in experiments]
     paid: list[str] = []
     for e, of_each in zip(experiments, prompts, strict=True):
@@ -257,6 +257,8 @@ def _options_of(method: str, shape: str | None, options: dict[str, Any]) -> dict
     if METHODS[method].reasoning:
         return found | {"without": None, "guidelines": "", "targets": "generated"}
     found["policy"] = ""
+    if METHODS[method].given and _recipe(method, found, options["embedded"]).selection.rule == "judge":
+        found["select"] = "none"  # there is no draft to prefer the given answer to
     if not _recipe(method, found, options["embedded"]).shaping.scored:
         found["guards"] = ()
     return found
@@ -445,11 +447,8 @@ def _experiment(method: str, options: dict[str, Any]) -> Experiment:
     if options["merge"] and recipe.training.kind == "full":
         raise UsageError('--merge: training.kind = "full" leaves whole models, there is no adapter to merge.')
     reasons = METHODS[method].reasoning
-    chain = WITHOUT[options["without"]] if options["without"] else "shard_reframe"
-    chain = f"{chain}:{options['guidelines']}" if options["guidelines"] else chain
-    if reasons:
-        chain = _policy_chain(options)
-        solvers.fingerprint(chain)  # a policy that cannot be read is refused here
+    chain = _chain(method, options, WITHOUT[options["without"]] if options["without"] else "")
+    solvers.fingerprint(chain)  # guidelines or a policy that cannot be read are refused here
     student = _system(model, arm_decoding(recipe), options["model_args"], options["label"])
     rule = recipe.selection.rule
     selector = _system(options["selector"], None, ()) if options["selector"] else student if rule != "none" else None
@@ -503,6 +502,12 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError("--data with --folds: the file is learned whole, there is nothing to leave out.")
     if options["data"] and not options["data"].endswith(".jsonl"):
         raise UsageError(f"--data {options['data']!r}: give a .jsonl file with rows of prompt and response.")
+    learned = METHODS[method].given or options["targets"] == "recorded" or options["embedded"]
+    if learned and not METHODS[method].reasoning and recipe.selection.rule == "judge":
+        raise UsageError(
+            'selection rule "judge" compares with a draft, and given or recorded answers have none: --select harm_gate '
+            "or none."
+        )
     if METHODS[method].reasoning:
         _check_reasoning(options, recipe)
     elif options["policy"]:
@@ -546,8 +551,13 @@ def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:
     require_reader(any(map(scoring.real, guards)), recipe.selection.rule == "judge")
 
 
-def _policy_chain(options: dict[str, Any]) -> str:
-    return f"policy_reasoning:{options['policy']}" if options["policy"] else "policy_reasoning"
+def _chain(method: str, options: dict[str, Any], ablation: str = "") -> str:
+    """A method's chain, or an ablation of it, with the guidelines or the policy it is given."""
+    from shard_eval.solvers import TAKES
+
+    name = ablation or METHODS[method].chain
+    given = options[TAKES[name]]
+    return f"{name}:{given}" if given else name
 
 
 def _recipe(method: str, options: dict[str, Any], embedded: bool) -> Recipe:
@@ -596,10 +606,8 @@ def _settings(options: dict[str, Any], method: str) -> Settings:
     from shard_train.run import Settings
 
     # The embedded model cannot reframe, so the chain as a system would cost more than all other arms and say nothing.
-    chain = f"shard_reframe:{options['guidelines']}" if options["guidelines"] else "shard_reframe"
-    if method == "saro":
-        chain = _policy_chain(options)
-    wanted = options["controls"] if options["controls"] is not None else "" if options["embedded"] else chain
+    own = "" if options["embedded"] else _chain(method, options)
+    wanted = options["controls"] if options["controls"] is not None else own
     controls = tuple(dict.fromkeys(c.strip() for c in wanted.split(",") if c.strip()))
     for name in controls:
         solvers.split_name(name)

@@ -23,8 +23,6 @@ from shard_train import sft
 if TYPE_CHECKING:
     from shard_train.sft import Job
 
-LOSSES = ("sigmoid", "sft")
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -107,7 +105,7 @@ def build(job: Job, tokenizer: Any, pairs: Sequence[Encoded]) -> Any:
     """
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -124,6 +122,7 @@ def build(job: Job, tokenizer: Any, pairs: Sequence[Encoded]) -> Any:
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
+    losses = {"sigmoid": 1.0} | ({"sft": preference.sft} if preference.sft else {})
     rows = {name: [getattr(pair, name) for pair in pairs] for name in ("prompt", "chosen", "rejected")}
     try:
         model = AutoModelForCausalLM.from_pretrained(job.base if t.kind == "lora" else job.start, **init)
@@ -135,22 +134,14 @@ def build(job: Job, tokenizer: Any, pairs: Sequence[Encoded]) -> Any:
             args=DPOConfig(
                 **arguments,
                 beta=preference.beta,
-                loss_type=list(LOSSES[: 2 if preference.sft else 1]),
-                loss_weights=[1.0, preference.sft][: 2 if preference.sft else 1],
+                loss_type=list(losses),
+                loss_weights=list(losses.values()),
                 max_length=None,
                 precompute_ref_log_probs=t.kind == "full",
             ),
             train_dataset=Dataset.from_dict({f"{name}_ids": ids for name, ids in rows.items()}),
             processing_class=tokenizer,
-            peft_config=None
-            if t.kind == "full"
-            else LoraConfig(
-                r=t.rank,
-                lora_alpha=t.alpha,
-                lora_dropout=t.dropout,
-                target_modules=list(t.targets),
-                task_type="CAUSAL_LM",
-            ),
+            peft_config=sft.adapter(t),
         )
     except (OSError, ValueError) as error:
         raise UsageError(f"base {job.base!r} from {job.start} cannot be trained so: {error}") from error
@@ -201,7 +192,7 @@ def join(first: Path, second: Path, out: Path, marker: dict[str, Any]) -> Path:
         partial / "adapter_config.json",
         settings[1] | {"r": rank, "lora_alpha": rank, "base_model_name_or_path": base},
     )
-    return seal(partial, out, marker)
+    return _seal(partial, out, marker)
 
 
 def copy(checkpoint: Path, out: Path, marker: dict[str, Any]) -> Path:
@@ -218,7 +209,7 @@ def copy(checkpoint: Path, out: Path, marker: dict[str, Any]) -> Path:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial, copy_function=_link)
-    return seal(partial, out, marker)
+    return _seal(partial, out, marker)
 
 
 def _sealed(out: Path, marker: dict[str, Any]) -> bool:
@@ -235,7 +226,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def seal(partial: Path, out: Path, marker: dict[str, Any]) -> Path:
+def _seal(partial: Path, out: Path, marker: dict[str, Any]) -> Path:
     """Mark a folder as a complete checkpoint and give it its name."""
     (partial / sft.MARKER).unlink(missing_ok=True)
     sft.write_json(partial / sft.MARKER, marker | {"sha256": sft.content_sha(partial)})

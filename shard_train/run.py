@@ -404,10 +404,10 @@ def _of_reasoning(experiment: Experiment, trained: Sequence[Trained]) -> list[st
     own = solvers.split_name(experiment.chain)[1]
     policy = "a policy of the user's" if own else "the packaged policy"
     found_out = [
-        f"SaRO-style: reasoning written by {experiment.generator.label} with {policy}; the paper's data and settings "
-        "are not known. The first step in the table is the end of the warm-up."
+        f"Reasoning written by {experiment.generator.label} with {policy}; the paper's data and settings are not known."
     ]
     for t in trained:
+        found_out.append(f"The warm-up ends at step {t.summary['warmup']['steps']}; later ones learn preferences.")
         saro = t.summary["saro"]
         made = ", ".join(f"{kind} {n}" for kind, n in saro["pairs"].items())
         few = ", ".join(f"{reason} {n}" for reason, n in saro["no_pair"].items())

@@ -337,6 +337,17 @@ def model_args(t: Training, bf16: bool, flash: bool) -> dict[str, Any]:
     return args
 
 
+def adapter(t: Training) -> Any:
+    """Settings of a fresh adapter; None where all weights are trained."""
+    from peft import LoraConfig
+
+    if t.kind == "full":
+        return None
+    return LoraConfig(
+        r=t.rank, lora_alpha=t.alpha, lora_dropout=t.dropout, target_modules=list(t.targets), task_type="CAUSAL_LM"
+    )
+
+
 def arguments(job: Job) -> dict[str, Any]:
     """Settings of a trainer of TRL, whichever."""
     import torch
@@ -397,7 +408,6 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
         UsageError: if the settings do not fit this machine or the model.
     """
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
@@ -405,9 +415,6 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
 
     t = job.training
     labels = [[-100] * r.prompt + r.tokens[r.prompt :] for r in rows]
-    adapter = LoraConfig(
-        r=t.rank, lora_alpha=t.alpha, lora_dropout=t.dropout, target_modules=list(t.targets), task_type="CAUSAL_LM"
-    )
     args = _config(job)
     data: dict[str, Any] = {"input_ids": [r.tokens for r in rows], "labels": labels}
     shaped = job.shaping.rule != "sft"
@@ -419,7 +426,7 @@ def build(job: Job, tokenizer: Any, rows: Sequence[Encoded]) -> Any:
             args=args,
             train_dataset=Dataset.from_dict(data),
             processing_class=tokenizer,
-            peft_config=None if t.kind == "full" else adapter,
+            peft_config=adapter(t),
         )
     except (OSError, ValueError) as error:
         raise UsageError(f"base {job.base!r} cannot be trained so: {error}") from error
@@ -638,7 +645,7 @@ def _finish(job: Job, learned: Learned, probed: str) -> None:
 
 
 def merge(base: str, adapter: str, out: str) -> Path:
-    """Add an adapter to its base's weights: a full checkpoint in the base's dtype, with the adapter's tokenizer.
+    """Add an adapter to its base's weights: a full checkpoint in the base's dtype, with the adapter's tokenizer if any.
 
     Raises:
         UsageError: if there is no adapter, or `out` holds something.
@@ -657,7 +664,8 @@ def merge(base: str, adapter: str, out: str) -> Path:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(dtype)
     merged.save_pretrained(partial)
-    load_tokenizer(adapter).save_pretrained(partial)
+    own = (Path(adapter) / "tokenizer_config.json").is_file()
+    load_tokenizer(adapter if own else base).save_pretrained(partial)
     os.replace(partial, folder)
     return folder
 

@@ -19,8 +19,9 @@ from tiny import TINY, row, write_rows
 from shard_eval import capability
 from shard_eval.capability import OWN, make, scoring
 from shard_eval.capability import model as serving
+from shard_eval.capability import run as running
 from shard_eval.cli import main
-from shard_eval.errors import LogError, UsageError
+from shard_eval.errors import DataError, LogError, UsageError
 from shard_eval.stats.claims import Evidence, claim
 from shard_eval.systems import resolve
 from shard_train import sft
@@ -142,6 +143,39 @@ def test_a_system_is_measured_once_and_compared_by_document(
     assert len(few.rows) == 3 and "First documents only" in capability.grid([("able", few)]).foot[1]
     with pytest.raises(LogError, match="not asked the same"):
         capability.same(few, one)
+
+
+def ran(**values: list[Any]) -> dict[str, Any]:
+    """What lm-eval returns for a group "all" of tasks; two filters of each, of which the first counts."""
+    samples = {
+        leaf: [
+            {"doc_id": n, "doc": {"q": f"{leaf} {n}"}, "filter": which, "metrics": ["f1", "exact_match"], **value}
+            for which, flip in (("strict", False), ("loose", True))
+            for n, v in enumerate(several)
+            for value in ([{}] if v is None else [{"exact_match": 1 - v if flip else v, "f1": 0.5}])
+        ]
+        for leaf, several in values.items()
+    }
+    better = {leaf: {"exact_match": leaf != "worse"} for leaf in samples}
+    return {"samples": samples, "group_subtasks": {"all": list(samples), "one": []}, "higher_is_better": better}
+
+
+def test_a_group_is_all_its_documents_by_one_metric_and_filter(results: str) -> None:
+    system = resolve("openai-api/x/y")
+    found = running._keep(system, "all", ran(one=[1.0, 0.0], two=[True]), f"{results}/a", None)
+    assert found.metric == "exact_match (strict)" and [v for _, v in found.rows] == [1.0, 0.0, 1.0]
+    assert [name.split(":")[0] for name, _ in found.rows] == ["one", "one", "two"]
+    assert running._read(f"{results}/a/capability.json") == found
+    turned = running._keep(system, "worse", ran(worse=[1.0, 0.0]), f"{results}/b", None)
+    assert [v for _, v in turned.rows] == [0.0, 1.0]
+    for values, why in (({"one": [1.0], "two": [None]}, "every document once"), ({"one": [7.0]}, "between 0 and 1")):
+        with pytest.raises(DataError, match=why):
+            running._keep(system, "all", ran(**values), f"{results}/c", None)
+    with pytest.raises(DataError, match="no documents"):
+        running._keep(system, "gone", ran(one=[1.0]), f"{results}/c", None)
+    (Path(results) / "a" / "capability.json").write_text("{")
+    with pytest.raises(LogError, match="damaged"):
+        running._read(f"{results}/a/capability.json")
 
 
 def test_what_cannot_be_measured_is_said(script: Script, results: str) -> None:

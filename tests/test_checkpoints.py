@@ -293,9 +293,13 @@ def test_dev_and_test_must_not_share_records_and_nothing_is_generated_before_tha
 # --- the arms --------------------------------------------------------------------------------------------------
 
 
-def test_a_greedy_base_is_not_drawn_again_and_controls_can_be_left_out():
-    greedy = System("base", "scripted/a")
-    assert [a.kind for a in family(greedy, [(greedy, 1)])] == ["base", "control", "checkpoint"]
+def test_a_greedy_base_is_asked_again_and_controls_can_be_left_out():
+    greedy = System("base", "scripted/a", weights="0" * 64)
+    arms = family(greedy, [(greedy, 1)])
+    assert [a.kind for a in arms] == ["base", "resampled", "control", "checkpoint"]
+    again = arms[1].system
+    assert again.id != greedy.id and again.decoding == greedy.decoding
+    assert greedy.config(True).cache is not None and again.config(True).cache is None  # the first answers are not it
     assert [a.kind for a in family(greedy, [(greedy, 1)], controls=False)] == ["base", "checkpoint"]
     drawn = replace(greedy, decoding=SAMPLED)
     sampled = family(drawn, [(replace(drawn, label="A"), 1)])

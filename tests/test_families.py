@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from shard_eval import cli, compare, families, score
 from shard_eval.errors import UsageError
@@ -82,7 +84,7 @@ def test_every_guard_says_what_it_was_built_on():
 def checkpoint(folder: Path, **config: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(str(folder).encode())
+    save_file({str(folder): np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
     return folder
 
 
@@ -107,7 +109,7 @@ def test_an_adapter_is_of_its_bases_family_and_the_bases_judge_is_refused(tmp_pa
     adapter = tmp_path / "checkpoint-20"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "elsewhere"}))
-    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    save_file({"x": np.zeros(1, dtype=np.float32)}, adapter / "adapter_model.safetensors")
     trained = resolve(str(base), adapter=str(adapter))
     assert families.of_system(trained) == {"Alibaba Qwen"}
     judge = Judging("guard:qwen3guard", resolve("hf/me/guard"))

@@ -351,11 +351,11 @@ def test_more_reflection_is_not_just_more_text() -> None:
 def test_pairs_with_a_common_beginning() -> None:
     good, late, unsafe = reply("good", 2), reply("late", 3), reply("unsafe", 2, safe=False)
     at_once = reply("at once", 1, safe=False)
-    assert pairs.to_continue(ASKED, [good, at_once], HOW) is None
-    assert pairs.to_continue(ASKED, [good, late, unsafe], HOW) == late
-    assert pairs.to_continue(ASKED, [good, unsafe], HOW) == unsafe
-    assert pairs.to_continue(ASKED, [reply("one step", 0, steps=1)], HOW) is None
-    assert pairs.to_continue(ASKED, [late], replace(HOW, gap=2)) is None
+    assert pairs.to_continue([good, at_once], HOW) is None
+    assert pairs.to_continue([good, late, unsafe], HOW) == late
+    assert pairs.to_continue([good, unsafe], HOW) == unsafe
+    assert pairs.to_continue([reply("one step", 0, steps=1)], HOW) is None
+    assert pairs.to_continue([late], replace(HOW, gap=2)) is None
     tally = Tally()
     better = Sampled(Trace(("late 1", "Who could be hurt?", "So."), "A better answer."), Reading(True, "", 2))
     pair = pairs.beginning(ASKED, late, better, HOW, tally)
@@ -530,6 +530,17 @@ MODEL = ("--model", "embedded", "--prompts", "mini")
 def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[str], message: str) -> None:
     done = shard(*line, "--log-dir", tmp_path, "--plan")
     assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.output, done.output
+
+
+def test_methods_with_and_without_a_selector_can_be_compared_by_one_recipe(tmp_path: Path) -> None:
+    (tmp_path / "saro.toml").write_text(CONFIG)
+    line = ["compare-methods", "--methods", "saro,sft", "--embedded", "--config", tmp_path / "saro.toml", "--plan"]
+    done = shard(*line, "--log-dir", tmp_path, "--limit", "4", "--score-limit", "2")
+    assert (
+        done.exit_code == 0
+        and "SaRO-style" in done.stderr
+        and "selection: up to 0 calls" in " ".join(done.stderr.split())
+    ), done.output
 
 
 CONFIG = """

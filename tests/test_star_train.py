@@ -167,6 +167,8 @@ def test_scores_from_the_command_line(tmp_path: Path) -> None:
         (["star_dss", "--embedded", "--guard", "oracle", "--probe", "nowhere.jsonl"], "nowhere.jsonl"),
         (["star_dss", "--embedded", "--guard", "oracle", "--shape", "rejection"], "is shaping 'star_dss'"),
         (["sft", "--embedded", "--guard", "oracle"], "asks none"),
+        (["sft", "--embedded", "--select", "judge"], "compares with a draft"),
+        (["shard", "--embedded", "--select", "judge"], "compares with a draft"),
         (["sft", "--embedded", "--shape", "rejection"], "needs a guard"),
         (["shard", "--embedded", "--data", "x.jsonl"], "makes its own targets"),
         (["sft", "--embedded", "--data", "x.csv"], "give a .jsonl"),
@@ -190,7 +192,7 @@ def test_given_answers_are_learned_shaped_and_scored(tmp_path: Path, method: str
     guard = [] if shape == "deep_token" else ["--guard", "oracle"]
     line = [method, "--model", base, "--prompts", "mini", "--data", data, *guard, "--controls", "", "--json"]
     line += ["--config", tmp_path / "tiny.toml", "--score-limit", "3", "--log-dir", tmp_path / "results"]
-    line += ["--shape", shape] if shape else []
+    line += ["--shape", shape] if shape else ["--capability", "own", "--capability-limit", "3"]
     done = shard(*line)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -205,6 +207,11 @@ def test_given_answers_are_learned_shaped_and_scored(tmp_path: Path, method: str
         assert any("Answers weighed by guard oracle" in note for note in found["notes"])
     if shape is None:
         assert 0 < events[0]["unsafe"] < 0.5
+        able = found["family"]["capability"]
+        assert [(c["arm"], c["n"]) for c in able] == [("base", 3), (names[-1], 3)]  # greedy, so no other draws
+        parts = found["family"]["comparison"]["parts"]
+        assert any("capability" in json.dumps(part) for part in parts)
+        assert "capability" in (folder / "README.md").read_text()
     published = "".join((folder / n).read_text() for n in ("run.json", "README.md", "verdicts.csv", "targets.csv"))
     assert "ZORB" not in published
     again = shard(*line)

@@ -82,18 +82,21 @@ def _inspect(system: System) -> Any:
 
 async def _answers(system: System, requests: list[tuple[str, dict[str, Any]]]) -> list[str]:
     """The answers, asked together; what of them is reasoning is left out, and what nobody answered is an error."""
-    async with replace(system, decoding=Decoding(max_tokens=TOKENS)).open(cache=False) as model:
+    # A server of vLLM stays for the arms that come next, unless it holds this one's merged weights.
+    greedy, keep = replace(system, decoding=Decoding(max_tokens=TOKENS)), "adapter" not in system.settings
+    with greedy.opened(cache=False, keep=keep) as opened:
+        async with opened as model:
 
-        async def ask(context: str, settings: dict[str, Any]) -> str:
-            stops = [s for s in settings.get("until", []) if s]
-            tokens = settings.get("max_gen_toks", TOKENS)
-            config = GenerateConfig(temperature=0, max_tokens=tokens, stop_seqs=stops or None)
-            output = await model.generate(_messages(context), config=config)
-            if output.error:
-                raise DataError(f"{system.name} did not answer: {output.error}")
-            return set_aside(output).completion
+            async def ask(context: str, settings: dict[str, Any]) -> str:
+                stops = [s for s in settings.get("until", []) if s]
+                tokens = settings.get("max_gen_toks", TOKENS)
+                config = GenerateConfig(temperature=0, max_tokens=tokens, stop_seqs=stops or None)
+                output = await model.generate(_messages(context), config=config)
+                if output.error or output.stop_reason == "model_length":
+                    raise DataError(f"{system.name} did not answer: {output.error or output.completion[:300]}")
+                return set_aside(output).completion
 
-        return list(await asyncio.gather(*(ask(*request) for request in requests)))
+            return list(await asyncio.gather(*(ask(*request) for request in requests)))
 
 
 def _messages(context: str) -> list[ChatMessage]:

@@ -168,16 +168,19 @@ def _keep(system: System, task: str, found: Any, folder: str, limit: int | None)
     """What a task says of every document, written down.
 
     Raises:
-        DataError: if it has no metric between 0 and 1.
+        DataError: if it has no metric between 0 and 1 that every document has.
     """
     leaves = _leaves(task, found)
     metric, which = _metric(found["samples"][leaves[0]])
     higher = found.get("higher_is_better", {}).get(leaves[0], {}).get(metric, True)
     rows = []
     for leaf in leaves:
-        for sample in found["samples"][leaf]:
-            if sample["filter"] != which or metric not in sample:
-                continue
+        samples = [s for s in found["samples"][leaf] if s["filter"] == which and metric in s]
+        if len(samples) != len({s["doc_id"] for s in found["samples"][leaf]}):
+            raise DataError(
+                f"lm-eval task {leaf!r} of {task!r} does not give {metric} ({which}) of every document once."
+            )
+        for sample in samples:
             value = float(sample[metric])
             if not 0 <= value <= 1:
                 raise DataError(f"lm-eval task {leaf!r}: {metric} = {value} of a document is not between 0 and 1.")
@@ -307,20 +310,13 @@ def evidence(one: Scores, other: Scores, margin: float, declared: bool = False) 
     return Evidence("capability", one.task, values, values, names, margin=margin, doubts=tuple(doubts))
 
 
-def grid(scores: Sequence[tuple[str, Scores]], limit_note: str = "") -> Grid:
-    """The table: a line per arm and task.
-
-    Args:
-        scores: each with the arm's name.
-        limit_note: a remark for the foot.
-    """
+def grid(scores: Sequence[tuple[str, Scores]]) -> Grid:
+    """The table: a line per arm and task, each with the arm's name."""
     rows = tuple((name, s.task, s.metric, percent(s.estimate), str(len(s.rows))) for name, s in scores)
     foot = ["lm-eval, greedy, chat template; a document counts once. Higher is better."]
     if any(s.limit is not None for _, s in scores):
         foot.append("First documents only: no figure to quote.")
-    return Grid(
-        "capability", ("arm", "task", "metric", "in % ↑", "n"), rows, (*foot, *([limit_note] if limit_note else []))
-    )
+    return Grid("capability", ("arm", "task", "metric", "in % ↑", "n"), rows, tuple(foot))
 
 
 def to_json(scores: Sequence[tuple[str, Scores]]) -> list[dict[str, Any]]:

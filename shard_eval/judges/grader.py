@@ -94,6 +94,8 @@ class Grader:
             return Failure("judge_error", f"{type(error).__name__}: {error}")
         if output.error:
             return Failure("judge_error", output.error)
+        if output.stop_reason == "model_length":  # the text is the engine's complaint, not a reply
+            return Failure("judge_error", f"request and response do not fit the judge's context: {output.completion}")
         if output.stop_reason == "content_filter":
             return Failure("judge_refused", output.completion)
         return output

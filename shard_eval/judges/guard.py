@@ -45,7 +45,7 @@ REMEMBERED = 1000
 _SEVERITY = {"safe": 0, "controversial": 1, "unsafe": 2}
 # Providers that would have the guard continue a last message of the assistant unless told otherwise in the request. Our
 # llama.cpp server is told when it starts (`engine`).
-_CONTINUING = ("vllm", "sglang")
+_CONTINUING = ("vllm", "vllm_served", "sglang")
 
 # `<|im_end|>`, `</s>`, `<end_of_turn>`, `<think>`, `<END CONVERSATION>`, `[/INST]`: any bare tag, any word in brackets
 # and capitals. Tags with attributes are left alone.

@@ -15,7 +15,18 @@ from shard_eval.records import Reason, sha256
 MAX_TOKENS = 2048  # room for graders that reason before they answer
 
 # Providers of Inspect that enforce a JSON schema; elsewhere the schema is left out and the text is parsed.
-STRUCTURED = {"openai", "azureai", "google", "mistral", "grok", "vllm", "sglang", "openai-api", "llamacpp"}
+STRUCTURED = {
+    "openai",
+    "azureai",
+    "google",
+    "mistral",
+    "grok",
+    "vllm",
+    "vllm_served",
+    "sglang",
+    "openai-api",
+    "llamacpp",
+}
 # Of these, those that also enforce a string's length. Small models else write reasons until the token limit.
 LENGTH_LIMITED = {"llamacpp"}
 REASON_CHARS = 240

@@ -20,6 +20,7 @@ class Method:
         generator: from (the model to train, the teacher if one was given) to the model that writes the targets.
         config: its published settings, a file of `shard_train/configs`.
         given: the targets are the answers that come with the prompts, and nobody writes any.
+        chain: the solver that writes the targets, and rides along as a control where the user names none.
         shape: what of an answer is learned, where the method is that (`recipe.SHAPES`).
         label: in tables, where it is not the name.
         reasoning: the model learns to reason before it answers, in the two stages of `shard_train.saro`.
@@ -30,6 +31,7 @@ class Method:
     generator: Callable[[System, System | None], System]
     config: str = "shard.toml"
     given: bool = False
+    chain: str = "shard_reframe"
     shape: str = ""
     label: str = ""
     reasoning: bool = False

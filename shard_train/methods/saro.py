@@ -12,7 +12,8 @@ METHOD = Method(
     "saro",
     "reasoning with a policy, then preference for replies that reflect on safety early (SaRO-style)",
     anybody,
-    "saro.toml",
+    chain="policy_reasoning",
+    config="saro.toml",
     label="SaRO-style",
     reasoning=True,
 )

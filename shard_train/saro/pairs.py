@@ -12,8 +12,6 @@ from shard_eval.records import Record
 from shard_train.recipe import Reasoning
 from shard_train.saro.readings import Reading, why_not
 
-KINDS = ("outcome", "process", "beginning")
-
 
 @dataclass(frozen=True)
 class Sampled:
@@ -112,7 +110,7 @@ def _short(pair: Pair, how: Reasoning, tally: Tally) -> Pair | None:
     return pair
 
 
-def to_continue(record: Record, sampled: Sequence[Sampled], how: Reasoning) -> Sampled | None:
+def to_continue(sampled: Sequence[Sampled], how: Reasoning) -> Sampled | None:
     """The first reply that goes on unreflected, or to an unsafe answer, behind its beginning; None if there is none."""
     for one in sampled:
         late = _place(one) - (how.begun + 1) >= how.gap or not one.reading.safe

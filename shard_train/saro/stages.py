@@ -199,7 +199,7 @@ def draw(experiment: Experiment, made: Trained, warm: Path, readers: Readers, co
             found.replies.update(why_not(record, s.reading) or "may be given" for s in some)
             found.replies["reflect"] += sum(s.reading.reflection > 0 for s in some)
             found.pairs += pairs_of.whole(record, some, how, found.tally)
-        late = {r: one for r, some in sampled.items() if (one := pairs_of.to_continue(r, some, how))}
+        late = {r: one for r, some in sampled.items() if (one := pairs_of.to_continue(some, how))}
         begun = {r: one.trace.steps[: how.begun] for r, one in late.items()}
         writer = replace(experiment.generator, solver=experiment.chain)
         folder = str(place / f"continue-{system.id}")
