@@ -516,7 +516,7 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
     if options["guards"]:
         star_sources.probe(options["probe"], options["guards"])
-        choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.others())
+        choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.other)
     if options["guards"] and not recipe.shaping.scored and not METHODS[method].reasoning:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
 
@@ -547,7 +547,7 @@ def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:
             "--embedded: SmolLM2-135M cannot write reasoning, and the recipe of --embedded leaves no room for any. "
             "Give --teacher, and a --config with longer answers."
         )
-    guards = [choose.guard([name], others=star_sources.others()) for name in options["guards"]]
+    guards = [choose.guard([name], others=star_sources.other) for name in options["guards"]]
     require_reader(any(map(scoring.real, guards)), recipe.selection.rule == "judge")
 
 

@@ -417,8 +417,10 @@ def _of_reasoning(experiment: Experiment, trained: Sequence[Trained]) -> list[st
         found_out += [f"{dropped} pairs were longer than the trainer's limit and left out."] if dropped else []
         if t.star:
             found_out.append(f"Guard {star_sources.tried(t.star)}.")
-        if star_sources.NAME in experiment.guards:
-            found_out.append("The guard is the embedded judge; where it also scores, it scores what it chose.")
+        if any(name.startswith((star_sources.NAME, star_sources.WITHOUT)) for name in experiment.guards):
+            found_out.append(
+                "The guard is the embedded judge or akin to it; where that scores, it scores its own choice."
+            )
     return found_out
 
 

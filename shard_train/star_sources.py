@@ -15,44 +15,87 @@ from typing import Any
 from shard_eval import engine
 from shard_eval.benchmarks import labelled
 from shard_eval.errors import UsageError
+from shard_eval.judges.decision import Decision, probabilities
 from shard_eval.judges.embedded import MODEL
-from shard_eval.judges.trained import TrainedJudge, load
+from shard_eval.judges.encoder import Encoder
+from shard_eval.judges.trained import load
 from shard_eval.records import sha256
 from shard_train import training
 from shard_train.star import calibration, choose
 from shard_train.star.calibration import Cut, Labelled
 from shard_train.star.guards import Exchange, Guard
 
-NAME = "embedded"
+NAME, WITHOUT = "embedded", "judge_without:"
 SAMPLE = 60  # labelled replies of each kind
 
 
 class JudgeGuard:
-    """A trained judge's probability that a reply so far is harmless."""
+    """A trained judge's probability that a reply so far is harmless.
 
-    name = NAME
+    Args:
+        folder: of the judge.
+        source: the model whose replies this judge of a fold never saw; "" for the judge that is kept.
+    """
+
+    def __init__(self, folder: Path = MODEL, source: str = "") -> None:
+        self._folder, self._source = folder, source
+        self.name = f"judge without {source}" if source else NAME
 
     @cached_property
-    def _judge(self) -> TrainedJudge:
-        return load(str(MODEL))
+    def _judge(self) -> tuple[Encoder, Decision]:
+        if not self._source:
+            kept = load(str(self._folder))
+            return kept.encoder, kept.decision
+        return Encoder(_fold(self._folder, self._source), self._folder / "graph.onnx"), Decision()
 
     @property
     def identity(self) -> str:
         """Hash of its weights and decision."""
-        return f"embedded {self._judge.fingerprint('harm')}"
+        encoder, how = self._judge
+        return f"{self.name} {sha256(f'{encoder.sha} {how}')[:12]}"
 
     def score(self, exchange: Exchange, ends: Sequence[int]) -> list[float]:
         """One number per end."""
         asked = "\n\n".join(m["content"] for m in exchange.conversation if m["role"] != "system")
-        return [1 - one.harmful for one in self._judge.read([(asked, exchange.reply[:end]) for end in ends])]
+        encoder, how = self._judge
+        read = probabilities(encoder.logits([(asked, exchange.reply[:end]) for end in ends]), how)
+        return [1 - float(p) for p in read.harmful]
 
 
-def others() -> dict[str, Callable[[], Guard]]:
-    """Guards that are judges, by name."""
-    return {NAME: JudgeGuard}
+def other(name: str) -> Guard | None:
+    """A guard that is a judge, by name: "embedded", or "judge_without:FOLDER:SOURCE"; None for another name.
+
+    The second is the judge of one fold in a folder of `shard judge train-embedded --out FOLDER`. It never saw a reply
+    of SOURCE, so the human labels of those say what it is worth; it saw other models' replies to the same requests.
+
+    Raises:
+        UsageError: if there is no such folder or fold.
+    """
+    if name == NAME:
+        return JudgeGuard()
+    if _source(name) is None:
+        return None
+    folder, _, source = name.removeprefix(WITHOUT).rpartition(":")
+    _fold(Path(folder), source)
+    return JudgeGuard(Path(folder), source)
 
 
-def human_labels(cut: Cut) -> list[Labelled]:
+def _source(name: str) -> str | None:
+    """The model that a judge of a fold never saw; None for other guards."""
+    return name.rpartition(":")[2] if name.startswith(WITHOUT) else None
+
+
+def _fold(folder: Path, source: str) -> Path:
+    weights = folder / f"without-{source}.safetensors"
+    if not weights.is_file() or not (folder / "graph.onnx").is_file():
+        raise UsageError(
+            f"--guard {WITHOUT}{folder}:{source}: there is no {weights.name} with a graph.onnx. Give a folder of "
+            "`shard judge train-embedded --out FOLDER` and the model of one of its folds."
+        )
+    return weights
+
+
+def human_labels(cut: Cut, source: str = "") -> list[Labelled]:
     """A probe from Do-Not-Answer's human labels, of whole replies.
 
     Where in a harmful reply the harm begins nobody labelled, so nothing is claimed of its prefixes; and none of a
@@ -60,12 +103,15 @@ def human_labels(cut: Cut) -> list[Labelled]:
 
     Args:
         cut: has no use here.
+        source: only this model's replies.
 
     Raises:
         DataError: if the labels are not here.
     """
     rows = sorted(labelled.load("dna"), key=lambda r: sha256(f"star probe {r.record.source} {r.record.id}"))
     found = []
+    if source:
+        rows = [row for row in rows if row.record.source == source]
     for harmful in (0, 1):
         for row in [r for r in rows if r.labels["harm"] == harmful and (r.record.response or "").strip()][:SAMPLE]:
             reply = str(row.record.response)
@@ -93,7 +139,7 @@ def guard(names: Sequence[str], sharpness: float) -> Guard:
         return str(kept(engine.gguf_path(model)))
 
     device = "cuda" if training.gpus() else "cpu"
-    return choose.guard(names, sharpness, device, local, others())
+    return choose.guard(names, sharpness, device, local, other)
 
 
 def probe(path: str, guards: Sequence[str]) -> Callable[[Cut], Sequence[Labelled]]:
@@ -110,7 +156,14 @@ def probe(path: str, guards: Sequence[str]) -> Callable[[Cut], Sequence[Labelled
         )
     if path and not Path(path).is_file():
         raise UsageError(f"--probe {path!r} is no file. Give labelled replies: prompt, response, unsafe.")
-    return (lambda cut: calibration.read(Path(path), cut)) if path else human_labels
+    if path:
+        return lambda cut: calibration.read(Path(path), cut)
+    sources = {source for name in guards if (source := _source(name)) is not None}
+    if len(sources) > 1:
+        raise UsageError(
+            f"--guard: judges without {' and '.join(sorted(sources))} have no replies that none of them saw."
+        )
+    return lambda cut: human_labels(cut, *sources)
 
 
 def tried(star: dict[str, Any]) -> str:

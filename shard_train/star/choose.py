@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shard_eval.errors import UsageError
 from shard_train.star.guards import Constant, Guard, Lexical, Mean, Oracle
 from shard_train.star.reading import STYLES, ModelGuard
 
-HELP = "llama_guard:MODEL, granite_guardian:MODEL, yes_no:MODEL, embedded, lexical:FILE, oracle[:MISSED], constant:V"
-"""What guards are called; `embedded` is one of `others`."""
+HELP = (
+    "llama_guard:MODEL, granite_guardian:MODEL, yes_no:MODEL, embedded, judge_without:FOLDER:SOURCE, lexical:FILE, "
+    "oracle[:MISSED], constant:V"
+)
+"""What guards are called; `embedded` and `judge_without` are of `others`."""
 
 
 def guard(
@@ -18,7 +21,7 @@ def guard(
     sharpness: float = 1.0,
     device: str = "cpu",
     local: Callable[[str], str] = lambda model: model,
-    others: Mapping[str, Callable[[], Guard]] | None = None,
+    others: Callable[[str], Guard | None] = lambda name: None,
 ) -> Guard:
     """The guard of a name, or the mean of several.
 
@@ -27,27 +30,19 @@ def guard(
         sharpness: of guards that are language models.
         device: where those run.
         local: from a model's name to its checkpoint folder.
-        others: guards that this package does not know, by name.
+        others: finds guards that this package does not know by their name; None for one of its own.
 
     Raises:
         UsageError: if there is no name, or one that nobody knows.
     """
     if not names:
         raise UsageError(f"a guard is needed to score the answers: --guard {HELP}.")
-    found = [_one(name, sharpness, device, local, others or {}) for name in names]
+    found = [others(name) or _one(name, sharpness, device, local) for name in names]
     return found[0] if len(found) == 1 else Mean(tuple(found))
 
 
-def _one(
-    name: str,
-    sharpness: float,
-    device: str,
-    local: Callable[[str], str],
-    others: Mapping[str, Callable[[], Guard]],
-) -> Guard:
+def _one(name: str, sharpness: float, device: str, local: Callable[[str], str]) -> Guard:
     kind, _, of = name.partition(":")
-    if name in others:
-        return others[name]()
     if kind in STYLES and of:
         return ModelGuard(kind, local(of), sharpness, device, Path(of).name)
     if kind == "lexical" and of:
