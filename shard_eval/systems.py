@@ -60,6 +60,10 @@ WEIGHT_FILES = (
 )
 
 
+SEEDS = "by prompt and epoch"
+"""What a run's seed is of where text is drawn: every prompt and epoch has one of its own (`solvers`)."""
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How text is drawn; the same for every arm of a comparison."""
@@ -73,7 +77,7 @@ class Decoding:
     def manifest(self) -> dict[str, Any]:
         """Its numbers, and what the seed is of where one has an effect (`solvers`)."""
         drawn = self.seed is not None and self.temperature > 0
-        return asdict(self) | ({"seeds": "by prompt and epoch"} if drawn else {})
+        return asdict(self) | ({"seeds": SEEDS} if drawn else {})
 
 
 @dataclass(frozen=True)
@@ -359,7 +363,7 @@ def _vllm(
     sha = hash_folder(place.folder) if place.folder is not None else ""
     base, sha_base, known = vllm_engine.register(place, sha), "", label or (name if place.folder is None else "")
     args: dict[str, Any] = {"base": base, "dtype": dtype, "content": sha}
-    settings = {k: v for k, v in place.arguments.items() if k not in vllm_engine.RUNTIME}
+    settings = {k: _told(v) for k, v in place.arguments.items() if k not in vllm_engine.RUNTIME}
     if adapter is not None:
         folder = Path(adapter).expanduser()
         reason = vllm_engine.must_merge(folder)
@@ -386,6 +390,14 @@ def _vllm(
     return System(
         named, f"vllm_served/{unseen or named}", solver, "vllm", dtype, sha, sha_base, decoding, args, settings
     )
+
+
+def _told(value: Any) -> Any:
+    """An argument as a manifest has it: a file or folder by its content, not by where it lies here."""
+    path = Path(str(value)).expanduser()
+    if isinstance(value, str) and path.exists():
+        return (hash_folder(path) if path.is_dir() else file_sha(path))[:16]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else json.dumps(value, sort_keys=True)
 
 
 def _local(

@@ -370,6 +370,8 @@ class ServedVLLM(inspects.VLLMAPI):
     ) -> None:
         self._label, self._url = model_name, ""
         self._content = f"vllm:{content}"
+        if base not in _places:
+            raise UsageError("vllm_served/… is opened by `shard score vllm/…`; with `inspect eval` take vllm/…")
         self.place = _places[base]
         self.merged = merge
         if merge:

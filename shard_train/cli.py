@@ -51,7 +51,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that all methods share, in the order of a run."""
     for option in reversed(
         (
-            click.option("-m", "--model", help="Checkpoint folder, hub name, .gguf, or 'embedded'."),
+            click.option("-m", "--model", help="Checkpoint folder, hub name, .gguf, 'embedded', or vllm/FOLDER."),
             click.option(
                 "--embedded",
                 is_flag=True,
@@ -583,7 +583,8 @@ def _recipe(method: str, options: dict[str, Any], embedded: bool) -> Recipe:
 def _path(model: str) -> str:
     from shard_eval.cli_checkpoints import local
 
-    return local(model)
+    engine = "vllm/" if model.startswith("vllm/") else ""
+    return engine + local(model.removeprefix(engine))
 
 
 def _system(model: str, decoding: Decoding | None, model_args: tuple[str, ...], label: str | None = None) -> System:

@@ -360,6 +360,8 @@ def weights(experiment: Experiment, console: Console) -> Path:
         UsageError: if all weights of a GGUF were to be trained: the result could not be served beside its base.
     """
     student = experiment.student
+    if student.engine == "vllm":
+        return Path(experiment.model.removeprefix("vllm/")).expanduser()
     if student.engine != "llamacpp":
         return Path(str(student.model_args.get("model_path", experiment.model)))
     if experiment.recipe.training.kind == "full":

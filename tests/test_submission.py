@@ -18,7 +18,7 @@ from shard_eval import benchmarks, report, score
 from shard_eval.leaderboard import submission
 from shard_eval.logs import Row, Run, read_folder, to_csv
 from shard_eval.records import sha256
-from shard_eval.systems import resolve
+from shard_eval.systems import Decoding, resolve
 
 HOME = ROOT / "results" / "dna-2023"
 References = dict[tuple[str, str], Sequence[Run]]
@@ -126,6 +126,21 @@ def test_a_run_judged_by_a_model_is_accepted_and_one_whose_grader_was_exchanged_
     edit(folders[1], lambda m: m["run"]["grader"].update(model="scripted/another"))
     found = rejections(folders[1], board)
     assert any("two things of grader" in text for text in found) and any("run: grader is" in text for text in found)
+
+
+def test_a_run_that_was_drawn_with_a_seed_on_an_engine_with_settings_is_accepted(tmp_path, script):
+    other = resolve(script("other", lambda messages: "Something else."))
+    drawn = resolve(script("drawn", lambda messages: "An answer."), decoding=Decoding(0.3, 64, None, 1), label="drawn")
+    folders = []
+    for system in (other, replace(drawn, settings={"quantization": "fp8"}, again=True)):
+        (plan,) = score.plans(system, ["mini"], score.Judging("rules"), limit=6)
+        score.run(plan, str(tmp_path), Console(quiet=True))
+        folders.append(small(tmp_path / plan.folder))
+    run = read_folder(folders[0])
+    board = {(run.protocol.benchmark, run.protocol.judge): [run]}
+    assert submission.review(str(folders[1]), board).accepted, submission.review(str(folders[1]), board).findings
+    edit(folders[1], lambda m: m["system"]["decoding"].update(seeds="one for all"))
+    assert any("holds something else" in text for text in rejections(folders[1], board))
 
 
 def imported(**changes: Any) -> dict[str, Any]:

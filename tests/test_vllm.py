@@ -182,6 +182,53 @@ def test_an_engine_that_dies_and_a_command_that_is_killed_lose_nothing(base, pro
     assert len(answers(folder)) == 32
 
 
+def test_what_is_trained_is_scored_on_vllm_too(base, tmp_path):
+    """Given answers learned by TRL, then base, controls and checkpoints on one engine."""
+    (tmp_path / "given.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": q, "response": "pineapple pineapple pineapple."}) for q in QUESTIONS)
+    )
+    (tmp_path / "fast.toml").write_text(
+        """[training]
+epochs = 6
+batch = 4
+per_device = 4
+learning_rate = 2e-3
+max_length = 128
+[scoring]
+max_tokens = 12
+temperature = 0.0
+"""
+    )
+    line = [
+        "train",
+        "sft",
+        "--model",
+        f"vllm/{base}",
+        "--data",
+        str(tmp_path / "given.jsonl"),
+        "--prompts",
+        "mini",
+    ]
+    line += ["--config", str(tmp_path / "fast.toml"), "--select", "none", "-j", "rules"]
+    line += ["--score-limit", "2", "--log-dir", str(tmp_path)]
+    settings = [part for name, value in FAST.items() for part in ("-M", f"{name}={json.dumps(value)}")]
+    found = subprocess.run(
+        [sys.executable, "-m", "shard_eval.cli", *line, *settings, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+    )
+    assert found.returncode in (0, 1), found.stderr
+    arms = {arm["name"]: arm for arm in json.loads(found.stdout)["family"]["arms"]}
+    assert {"base", "base again", "benign_intent"} <= set(arms)
+    assert found.stderr.count("Starting vLLM") == 1
+    (folder,) = (m.parent for m in tmp_path.glob("sft-step-6-*/mini.test*/manifest.json"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    samples = read_eval_log(str(folder / "logs" / manifest["log"])).samples or ()
+    assert len(samples) == 2 and all("pineapple" in s.output.completion for s in samples)
+
+
 # --- a server that runs --------------------------------------------------------------------------------------------
 
 

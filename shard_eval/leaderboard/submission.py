@@ -23,7 +23,7 @@ from shard_eval.errors import ShardError
 from shard_eval.logs import Protocol, Row, Run, read_folder, system_name, to_csv
 from shard_eval.records import AXES, Axis, Record, identity, record_to_sample
 from shard_eval.splits import choose_split
-from shard_eval.systems import Decoding
+from shard_eval.systems import SEEDS, Decoding
 
 FILES = ("manifest.json", "verdicts.csv")
 LONGEST_TEXT = 200
@@ -210,9 +210,10 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def _known(decoding: dict[str, int | float | None]) -> dict[str, int | float | None]:
+def _known(decoding: dict[str, int | float | str | None]) -> dict[str, int | float | str | None]:
     known = [item.name for item in fields(Decoding)]
-    if not decoding.keys() <= set(known):
+    texts = {key: value for key, value in decoding.items() if isinstance(value, str)}
+    if not decoding.keys() <= {*known, "seeds"} or texts not in ({}, {"seeds": SEEDS}):
         raise ValueError(f"holds something else than {', '.join(known)}")
     return decoding
 
@@ -230,7 +231,9 @@ class _System(_Strict):
     base_sha256: _Hash
     solver: str = Field(min_length=1)
     solver_sha256: _Hash
-    decoding: Annotated[dict[str, int | float | None], AfterValidator(_known)]
+    decoding: Annotated[dict[str, int | float | str | None], AfterValidator(_known)]
+    settings: Annotated[dict[str, str | int | float | bool | None], Field(max_length=20)] = {}
+    again: bool = False
 
 
 class _Ran(_Strict):
