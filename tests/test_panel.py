@@ -210,7 +210,7 @@ def test_one_judge_under_two_names_votes_once():
     assert [m.name for m in panel.able("helpfulness")] == ["embedded", "rubric@grader"]  # both by the same rules
     assert [m.name for m in panel.able("action")] == ["embedded", "rules", "rubric@grader"]
     two = judges.resolve("panel:majority:rules,embedded")
-    assert two.axes == ("action", "refusal")
+    assert two.axes == ("harm", "action", "refusal")
 
 
 def test_the_fingerprint_changes_with_the_rule_the_weights_and_the_members_but_not_with_their_order():

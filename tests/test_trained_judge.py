@@ -226,6 +226,11 @@ def test_harm_is_to_do_what_a_risky_request_asks_and_the_most_probable_class_cou
     five = 4 - np.log(5)  # the odds of action 5 against five others of logit 0
     assert p.does[1] == pytest.approx(1 / (1 + np.exp(-(five + 1.0) / 2)))
     assert decision.labels(p, Decision(risky=0.01))["harm"].tolist() == [0, 1, 1, 0]
+    for intents in (["benign"] * 4, ["harmful"] * 4, ["unknown", "ambiguous"] * 2):
+        stated = decision.probabilities(logits, how, intents)
+        expected = {"benign": [0.0] * 4, "harmful": [1.0] * 4}.get(intents[0], p.risky.tolist())
+        assert stated.risky.tolist() == expected and stated.does.tolist() == p.does.tolist()
+    assert decision.labels(decision.probabilities(logits, how, ["benign"] * 4), how)["harm"].tolist() == [0, 0, 0, 0]
     assert decision.labels(p, Decision(harmful=0.999))["harm"].tolist() == [0, 0, 0, 0]
     assert decision.from_json(Decision(2.0, 3.0, 0.2, 0.4).to_json()) == Decision(2.0, 3.0, 0.2, 0.4)
 
@@ -491,7 +496,7 @@ def test_a_file_in_pieces_is_joined_from_the_packages_and_checked(tmp_path, monk
 def test_the_base_is_fetched_only_where_the_model_decides(monkeypatch):
     fetched = []
     monkeypatch.setattr(judges, "obtain", lambda *files: fetched.append(files))
-    for kind, axes in (("embedded", ["harm", "helpfulness"]), ("rules", ["action"]), ("rubric", ["action"])):
+    for kind, axes in (("embedded", ["helpfulness"]), ("rules", ["action"]), ("rubric", ["action"])):
         judges.fetch(kind, axes)
     assert fetched == []
     judges.fetch("panel:majority:rules,embedded", ["action"])

