@@ -92,8 +92,10 @@ def test_verdicts_that_the_rules_gave_as_the_embedded_judge_keep_their_passport(
 def test_a_table_of_the_embedded_judge_prints_its_held_out_agreement(tmp_path):
     found = CliRunner().invoke(main, ["score", "always_refuse", "--limit", "3", "--log-dir", str(tmp_path)])
     assert "judge embedded · uncalibrated judge on helpfulness" in found.output
-    assert "harm (by rules) κ 0.49" in found.output and "n 1878 held-out dna" in found.output.replace("\n", " ")
     assert re.search(r"action κ 0\.[78]\d, n 3756 held-out dna", found.output.replace("\n", " "))
+    assert re.search(
+        r"harm κ 0\.6\d \(sensitivity 0\.\d+, specificity 0\.9\d+\), n 3756", found.output.replace("\n", " ")
+    )
     assert "lexical rules, v0" not in found.output
     assert "no human labels for helpfulness" in found.output
 
