@@ -104,8 +104,9 @@ def merged(base: dict[str, Any], learned: dict[str, Any]) -> dict[str, Floats]:
     for name, weight in learned.items():
         if name.endswith(".up"):
             matrix = name.removesuffix(".up")
-            down = learned[f"{matrix}.down"].astype(np.float32)
-            found[matrix] = found[matrix] + weight.astype(np.float32) @ down
+            # In double precision: how many threads multiply must not decide how a weight is rounded afterwards.
+            change = weight.astype(np.float64) @ learned[f"{matrix}.down"].astype(np.float64)
+            found[matrix] = (found[matrix] + change).astype(np.float32)
         elif not name.endswith(".down"):
             found[name] = np.asarray(weight, dtype=np.float32)
     return found
