@@ -19,6 +19,7 @@ from shard_eval.errors import UsageError
 from shard_eval.judges import decision, held_out
 from shard_eval.judges.decision import Decision
 from shard_eval.judges.encoder import Encoder
+from shard_eval.judges.trained import worded
 from shard_eval.records import identity
 from shard_train.judge_training import graph
 from shard_train.judge_training.calibration import MISSING, fit
@@ -50,6 +51,8 @@ class HeldOut:
             mine = [i for i, fold in enumerate(self.fold) if fold == name]
             how = self.fit([i for i, fold in enumerate(self.fold) if fold != name])
             labels = decision.labels(decision.probabilities(self.logits[mine], how), how)
+            pairs = [(self.rows[i].request, self.rows[i].response) for i in mine]
+            labels["refusal"] = worded(pairs, labels["refusal"])
             for k, i in enumerate(mine):
                 found[i] = {axis: int(values[k]) for axis, values in labels.items()}
         return found
