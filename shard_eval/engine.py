@@ -68,7 +68,8 @@ class Server:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         request = Request(self.url.removesuffix("/v1") + path, json.dumps(body).encode(), headers)
         try:
-            with build_opener(ProxyHandler({})).open(request, timeout=600) as reply:  # loopback, whatever proxy is set; busy machines are slow
+            # Loopback, whatever proxy is set; a busy machine may take minutes.
+            with build_opener(ProxyHandler({})).open(request, timeout=600) as reply:
                 found: dict[str, Any] = json.load(reply)
         except HTTPError as error:
             raise DataError(f"llama.cpp's {path} answered {error.code}: {error.read().decode()[:500]}") from error
