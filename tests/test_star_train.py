@@ -118,7 +118,7 @@ def test_guards_are_chosen_by_name(tmp_path: Path) -> None:
     assert choose.guard([f"lexical:{tmp_path / 'terms'}"]) == Lexical(("one", "two"))
     assert choose.guard(["oracle", "constant:1"]) == Mean((Oracle(), Constant(1)))
     assert choose.guard(["yes_no:some/model"]).name == "yes_no model"
-    assert choose.guard(["mine"], others={"mine": lambda: Constant(0.1)}) == Constant(0.1)
+    assert choose.guard(["mine"], others=lambda name: Constant(0.1) if name == "mine" else None) == Constant(0.1)
     for name, why in (
         ("constant:2", "from 0 to 1"),
         ("oracle:x", "from 0 to 1"),
