@@ -288,7 +288,7 @@ def must_merge(adapter: Path) -> str:
     return ""
 
 
-MERGE_FROM = 10_000
+MERGE_FROM = 5_000
 """Tokens of answers from which an adapter is merged where vLLM runs on a CPU (docs/LOG.md)."""
 
 
