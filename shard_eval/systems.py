@@ -281,7 +281,8 @@ def resolve(
         )
         return _llamacpp(base, adapter, label, extra)
     if model.startswith("vllm/"):
-        return _vllm(model.removeprefix("vllm/"), adapter, solver, decoding, dtype, label, extra, merge)
+        shared = System(label or "", model, solver, dtype=dtype, decoding=decoding)
+        return _vllm(shared, model.removeprefix("vllm/"), adapter, extra, merge)
     path = Path(model).expanduser()
     if path.exists() or adapter or model.startswith((".", "/", "~")):
         return _local(path, adapter, solver, decoding, dtype, label, extra)
@@ -341,54 +342,64 @@ def _llamacpp(base: System, adapter: str | None, label: str | None, extra: dict[
     )
 
 
-def _vllm(
-    name: str,
-    adapter: str | None,
-    solver: str,
-    decoding: Decoding,
-    dtype: str,
-    label: str | None,
-    extra: dict[str, Any],
-    merge: bool | None,
-) -> System:
-    """A base on vLLM, alone, with an adapter beside its weights, or with one merged into them."""
-    if adapter is None and ":" in name:  # as Inspect writes it
+def _vllm(shared: System, name: str, adapter: str | None, extra: dict[str, Any], merge: bool | None) -> System:
+    """A base on vLLM, alone or with an adapter.
+
+    Args:
+        shared: solver, decoding and dtype, and the label if one was given.
+        name: folder, hub name, or what a server that runs knows it by; perhaps with an adapter, as Inspect writes it.
+        adapter: its folder.
+        extra: arguments of the provider.
+        merge: as for `resolve`.
+    """
+    if adapter is None and ":" in name:
         name, _, adapter = name.partition(":")
-    place = vllm_engine.locate(name, extra)
-    if place.context is not None and decoding.max_tokens >= place.context:
+    place, limit = vllm_engine.locate(name, extra), shared.decoding.max_tokens
+    if place.context is not None and limit >= place.context:
         raise UsageError(
-            f"answers of up to {decoding.max_tokens} tokens leave no room for a prompt in the {place.context} tokens "
-            f"of context of {place.url or name}. Give fewer --max-tokens, or the server a larger --max-model-len."
+            f"answers of up to {limit} tokens leave no room for a prompt in the {place.context} tokens of context of "
+            f"{place.url or name}. Give fewer --max-tokens, or the server a larger --max-model-len."
         )
     sha = hash_folder(place.folder) if place.folder is not None else ""
-    base, sha_base, known = vllm_engine.register(place, sha), "", label or (name if place.folder is None else "")
-    args: dict[str, Any] = {"base": base, "dtype": dtype, "content": sha}
-    settings = {k: _told(v) for k, v in place.arguments.items() if k not in vllm_engine.RUNTIME}
-    if adapter is not None:
-        folder = Path(adapter).expanduser()
-        reason = vllm_engine.must_merge(folder)
-        if place.folder is not None:
-            require_fit(folder, place.folder)
-        merge = bool(reason) if merge is None else merge
-        if reason and not merge:
-            raise UsageError(f"vLLM cannot serve adapter {folder}: {reason}. Have it merged (--serve merged).")
-        if merge and (place.url is not None or place.folder is None):
-            raise UsageError(
-                f"adapter {folder} must be merged{f' ({reason})' if reason else ''}, and the server at {place.url} has "
-                "its weights already. Leave -M base_url away to have a server started."
-            )
-        own = hash_folder(folder)
-        args |= {"adapter": str(vllm_engine.view(folder, own)), "merge": merge, "content": f"{sha}+{own}"}
-        settings |= {"adapter": "merged"} if merge else {}
-        sha, sha_base = (own, sha) if sha else ("", "")
-        known = label or folder.resolve().name
-        if not merge:
-            vllm_engine.announce(base, args["adapter"])
-    named = known or (place.folder or Path(name)).resolve().name
-    # Weights that nobody can see are known by what the server calls them, and by the adapter, if there is one.
-    unseen = "" if sha else f"{name}{'+' + args['content'].lstrip('+')[:12] if adapter else ''}"
-    return System(
-        named, f"vllm_served/{unseen or named}", solver, "vllm", dtype, sha, sha_base, decoding, args, settings
+    label = shared.label or (place.folder.resolve().name if place.folder is not None else name)
+    base = replace(
+        shared,
+        label=label,
+        model=f"vllm_served/{label if sha else name}",  # weights that nobody can see are known by the server's name
+        engine="vllm",
+        dtype=shared.dtype if place.url is None else "as served",  # a server does not tell
+        weights=sha,
+        model_args={"base": vllm_engine.register(place, sha), "dtype": shared.dtype, "content": sha},
+        settings={k: _told(v) for k, v in place.arguments.items() if k not in vllm_engine.RUNTIME},
+    )
+    return base if adapter is None else _vllm_adapter(base, place, Path(adapter).expanduser(), shared.label, merge)
+
+
+def _vllm_adapter(base: System, place: vllm_engine.Place, folder: Path, label: str, merge: bool | None) -> System:
+    """An adapter on vLLM, beside its base's weights or merged into them."""
+    reason = vllm_engine.must_merge(folder)
+    if place.folder is not None:
+        require_fit(folder, place.folder)
+    merge = bool(reason) if merge is None else merge
+    if reason and not merge:
+        raise UsageError(f"vLLM cannot serve adapter {folder}: {reason}. Have it merged (--serve merged).")
+    if merge and place.url is not None:
+        raise UsageError(
+            f"adapter {folder} must be merged{f' ({reason})' if reason else ''}, and the server at {place.url} has its "
+            "weights already. Leave -M base_url away to have a server started."
+        )
+    own, label = hash_folder(folder), label or folder.resolve().name
+    found = {"adapter": str(vllm_engine.view(folder, own)), "merge": merge, "content": f"{base.weights}+{own}"}
+    if not merge:
+        vllm_engine.announce(base.model_args["base"], folder)
+    return replace(
+        base,
+        label=label,
+        model=f"vllm_served/{label}" if base.weights else f"{base.model}+{own[:12]}",
+        weights=own if base.weights else "",  # half of a system's weights are not its content
+        base=base.weights,
+        model_args=base.model_args | found,
+        settings=base.settings | ({"adapter": "merged"} if merge else {}),
     )
 
 

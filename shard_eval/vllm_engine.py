@@ -39,7 +39,7 @@ from inspect_ai.model._providers import _vllm_lora
 from inspect_ai.model._providers import vllm as inspects
 from openai import APIStatusError, AsyncOpenAI
 
-from shard_eval import lora
+from shard_eval import lora, packaged
 from shard_eval.errors import UsageError
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -63,8 +63,6 @@ RUNTIME = {
     "max_num_batched_tokens",
     "max_num_seqs",
     "pipeline_parallel_size",
-    "port",
-    "seed",
     "swap_space",
     "tensor_parallel_size",
     "timeout",
@@ -115,7 +113,8 @@ def locate(name: str, arguments: Mapping[str, Any]) -> Place:
         arguments: of the provider: base_url, or port for this machine, and api_key; all others are for `vllm serve`.
 
     Raises:
-        UsageError: if there is no such folder or model, no server answers, it is none, or does not know the name.
+        UsageError: if there is no such folder, no server answers, it is none, or does not know the name.
+        DataError: if a hub model cannot be had.
     """
     settings = {k: v for k, v in arguments.items() if k not in ("base_url", "port", "api_key")}
     key = str(arguments.get("api_key") or os.environ.get("VLLM_API_KEY", ""))
@@ -129,7 +128,7 @@ def locate(name: str, arguments: Mapping[str, Any]) -> Place:
     folder = Path(name).expanduser()
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise UsageError(f"vllm/{name}: there is no folder {name!r}, and a name on the hub has the form ORG/NAME.")
-    folder = folder if folder.is_dir() else _snapshot(name)
+    folder = folder if folder.is_dir() else packaged.hub_folder(name)
     return Place("", folder, context=settings.get("max_model_len") or _longest(folder), arguments=settings)
 
 
@@ -147,17 +146,6 @@ def address(arguments: Mapping[str, Any]) -> str | None:
     port = arguments.get("port")
     url = f"http://127.0.0.1:{port}/v1" if port is not None else arguments.get("base_url")
     return str(url or os.environ.get("VLLM_BASE_URL") or "").rstrip("/") or None
-
-
-def _snapshot(name: str) -> Path:
-    """The folder of a hub model, in the hub's own cache; fetched if it must be."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(f"vllm/{name} is no folder and cannot be had from the hub: {_first(error)}") from error
 
 
 def _running(name: str, url: str, key: str) -> Place:
@@ -181,10 +169,8 @@ def _running(name: str, url: str, key: str) -> Place:
             f"what answers at {url} is no vLLM server (status {reply.status_code} for /models). The address ends in "
             "/v1; perhaps another program has the port."
         )
-    wanted = Path(name).expanduser()
-    found = known.get(name) or next(
-        (e for e in known.values() if e.get("root") and wanted.is_dir() and wanted.samefile(_path(e["root"]))), None
-    )
+    meant = str(Path(name).expanduser().resolve())
+    found = known.get(name) or next((e for e in known.values() if meant == _resolved(e)), None)
     if found is None:
         raise UsageError(f"the vLLM server at {url} serves no {name!r}. It serves {', '.join(sorted(known))}.")
     folder = None if found.get("parent") else _root(found)
@@ -193,9 +179,9 @@ def _running(name: str, url: str, key: str) -> Place:
     return place
 
 
-def _path(root: str) -> Path:
-    path = Path(root)
-    return path if path.is_dir() else Path(os.devnull)
+def _resolved(entry: Mapping[str, Any]) -> str:
+    root = Path(str(entry.get("root") or ""))
+    return str(root.resolve()) if root.is_absolute() else ""
 
 
 def _root(entry: Mapping[str, Any]) -> Path | None:
@@ -311,14 +297,14 @@ def on_cpu() -> bool:
         return False
 
 
-def announce(base: str, adapter: str) -> None:
+def announce(base: str, adapter: Path) -> None:
     """Name an adapter that will be asked for, so that the engine is started once, with room for all.
 
     Args:
         base: as the provider has it.
         adapter: its folder.
     """
-    rank = int(lora.require_adapter(Path(adapter))["r"])
+    rank = int(lora.require_adapter(adapter)["r"])
     _places[base].rank = max(_places[base].rank, rank)
 
 
@@ -366,7 +352,6 @@ class ServedVLLM(inspects.VLLMAPI):
         merge: bool = False,
         dtype: str = "bfloat16",
         content: str = "",
-        **arguments: Any,
     ) -> None:
         self._label, self._url = model_name, ""
         self._content = f"vllm:{content}"
@@ -377,15 +362,14 @@ class ServedVLLM(inspects.VLLMAPI):
         if merge:
             base, adapter = str(merged(Path(adapter), Path(base))), ""
             self.place = replace(self.place, name=base, folder=Path(base), rank=0)
+        arguments: dict[str, Any] = {}
         if self.place.url is None:
             # Inspect would listen on all interfaces, with a key that everybody knows.
-            arguments = {"host": "127.0.0.1", "dtype": dtype, **self.place.arguments, **arguments}
+            arguments = {"host": "127.0.0.1", "dtype": dtype, **self.place.arguments}
             api_key = secrets.token_hex(24)  # must not begin with a dash
         known = _vllm_lora._vllm_servers.get(base)
         if known is not None and known.process is None and known.base_url not in (None, self.place.url):
             del _vllm_lora._vllm_servers[base]  # the server that runs has moved
-        if adapter and self.place.url is None:
-            announce(base, adapter)
         super().__init__(
             f"{base}:{adapter}" if adapter else base,
             base_url=self.place.url,
@@ -546,7 +530,8 @@ def _overheard() -> Iterator[deque[str]]:
 
 def _why(error: Exception, lines: deque[str]) -> str:
     """One sentence about why a server did not start: the last error it printed that is not about its own end."""
-    plain = [re.sub(r"^\([^)]*\) |^(?:ERROR|INFO|WARNING) [\d: -]+\[[^\]]*\]\s*", "", line).strip() for line in lines]
+    front = re.compile(r"(?:\([^)]*\) )?(?:(?:ERROR|INFO|WARNING) [\d: -]+\[[^\]]*\])?\s*")
+    plain = [line[front.match(line).end() :].strip() for line in lines]  # type: ignore[union-attr]  # it may be empty
     said = [line for line in plain if re.match(r"(?:\w+\.)*\w*(?:Error|Exception)\b: ?\S|.*: error: ", line)]
     telling = [line for line in said if "Engine core initialization failed" not in line] or said
     reason = telling[-1] if telling else _first(error)

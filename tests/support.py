@@ -20,7 +20,7 @@ HAS_DATA = (DATA / "do-not-answer").is_dir()
 
 needs_data = pytest.mark.skipif(not HAS_DATA, reason="needs SHARD_DATA_DIR with the stand-in benchmark files")
 
-Reply = Callable[[list[ChatMessage]], str | Exception]
+Reply = Callable[[list[ChatMessage]], str | ModelOutput | Exception]
 SCRIPTS: dict[str, Reply] = {}
 CALLS: dict[str, int] = {}
 
@@ -35,7 +35,8 @@ class ScriptedAPI(ModelAPI):
         reply = SCRIPTS[self.model_name](input)
         if isinstance(reply, Exception):
             raise reply
-        output = ModelOutput.from_content(model=self.model_name, content=reply)
+        plain = isinstance(reply, str)
+        output = ModelOutput.from_content(model=self.model_name, content=reply) if plain else reply
         output.usage = ModelUsage(input_tokens=10, output_tokens=5, total_tokens=15)
         return output
 

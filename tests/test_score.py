@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from inspect_ai import eval as inspect_eval
-from inspect_ai.model import ChatMessage
+from inspect_ai.model import ChatMessage, ModelOutput
 from rich.console import Console
 from support import ROOT, needs_data
 
@@ -166,6 +166,42 @@ def test_another_judge_does_not_generate_again_for_local_weights(script, results
     retrained = System("local", system.model, weights="1" * 64, engine="mockllm")
     run(retrained, Judging("embedded"), results, limit=5)
     assert calls["model"] == 10  # the same name with other weights is asked anew
+
+
+def too_long() -> ModelOutput:
+    """What Inspect's providers make of an engine's refusal: the complaint as the answer."""
+    complaint = "This model's maximum context length is 8192 tokens."
+    return ModelOutput.from_content(model="m", content=complaint, stop_reason="model_length")
+
+
+def test_a_complaint_about_the_context_is_no_answer(script, results):
+    system = resolve(script("short", lambda m: too_long()))
+    with pytest.raises(
+        LogError, match=r"record '\S+' and its answer do not fit into the context.*8192 tokens"
+    ) as raised:
+        run(system, Judging("rules"), results, limit=2)
+    assert "DataError" not in str(raised.value) and "Finished answers are kept" in str(raised.value)
+
+
+def test_a_pair_that_does_not_fit_the_judge_is_a_failure_of_the_judge(script, results):
+    system = resolve(script("model", lambda m: "An answer."))
+    found = run(system, grader(script, "judge", lambda m: too_long()), results, limit=2, axes="harm")
+    assert [r.labels["harm"] for r in found.rows] == [None, None]
+    assert [r.reasons["harm"] for r in found.rows] == ["judge_error"] * 2
+
+
+def test_a_prompt_that_does_not_fit_names_its_record_and_more_context_goes_on(tmp_path, results):
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        "\n".join(json.dumps({"id": i, "prompt": p}) for i, p in (("a", "What is rain?"), ("b", "word " * 900)))
+    )
+    context = {"slots": 2, "context": 512}
+    small = resolve("embedded", decoding=Decoding(max_tokens=4), model_args=context)
+    with pytest.raises(LogError, match="record 'b' and its answer do not fit into the context") as raised:
+        run(small, Judging("rules"), results, str(own))
+    assert "word word" not in str(raised.value)
+    more = resolve("embedded", decoding=Decoding(max_tokens=4), model_args=context | {"context": 2048})
+    assert more.id == small.id and len(run(more, Judging("rules"), results, str(own)).rows) == 2
 
 
 def test_constants_land_at_the_bottom_and_the_references_on_top(script, results):

@@ -9,20 +9,25 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from inspect_ai.log import read_eval_log
 from rich.console import Console
 
 from shard_eval import score, vllm_engine
+from shard_eval.cli import main
 from shard_eval.errors import LogError, UsageError
+from shard_eval.logs import finished
 from shard_eval.systems import Decoding, System, resolve
 
 pytestmark = [
@@ -149,7 +154,7 @@ def test_an_adapter_merged_into_the_base_says_the_same(base, adapters, prompts, 
     assert not list((vllm_engine.platformdirs.user_cache_path("shard-eval") / "merged").glob("*"))
 
 
-def wait_for(condition, seconds: float) -> None:
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -160,26 +165,42 @@ def test_an_engine_that_dies_and_a_command_that_is_killed_lose_nothing(base, pro
     """Kill the engine under a run, then the run itself; each time the same command goes on."""
     line = [f"vllm/{base}", "-b", str(prompts), "--max-tokens", "200", "--log-dir", str(tmp_path)]
     line += ["-M", "max_num_seqs=4"]  # some answers are finished while others are not
+
+    def some_finished() -> int:
+        try:
+            return sum(finished(str(logs)) for logs in tmp_path.glob("*/*/logs"))
+        except Exception:  # it is being written
+            return 0
+
+    kept = 0
     for victim in ("engine", "command"):
         with subprocess.Popen(command(*line), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            logs = tmp_path.glob("*/*/logs/*.eval")
-            wait_for(lambda: servers(), 60)
-            wait_for(lambda: b"summaries" in b"".join(f.read_bytes() for f in tmp_path.glob("*/*/logs/*.eval")), 240)
+            wait_for(servers, 60)
+            wait_for(lambda before=kept: some_finished() > before, 240)
             if victim == "engine":
                 for pid in servers():
                     os.kill(pid, signal.SIGKILL)
             else:
                 process.kill()
             _, err = process.communicate(timeout=120)
-        assert process.returncode != 0, logs
+        assert process.returncode != 0
         if victim == "engine":
-            assert "Finished answers are kept in" in err and "prompt" not in err.split("Error:")[1][:80], err
+            assert "Finished answers are kept in" in err and "Tell me something" not in err, err
         assert gone(60), "a server was left behind"
+        kept = some_finished()
     last = shard(*line)
     assert last.returncode == 0, last.stderr
     assert "of them finished before" in " ".join(last.stderr.split())
     (folder,) = runs(tmp_path).values()
     assert len(answers(folder)) == 32
+
+
+def test_why_a_server_does_not_start_is_said_in_one_sentence(base, prompts, tmp_path):
+    line = [f"vllm/{base}", "-b", str(prompts), "--log-dir", str(tmp_path), "-M", "quantization=nonsense"]
+    found = shard(*line)
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    (said,) = [text for text in found.stderr.splitlines() if text.startswith("Error: ")]
+    assert said.startswith("Error: vLLM did not start: ") and "nonsense" in said
 
 
 def test_what_is_trained_is_scored_on_vllm_too(base, tmp_path):
@@ -235,8 +256,9 @@ temperature = 0.0
 @pytest.fixture(scope="module")
 def server(base: Path, adapters: dict[str, Path]) -> Iterator[dict[str, object]]:
     """A server that somebody else has started, for adapters of rank 8 at most."""
-    vllm_engine.locate(str(base), {})
-    port, key = 18473, "a-key"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port, key = free.getsockname()[1], "a-key"
     line = [shutil.which("vllm") or str(Path(sys.executable).with_name("vllm")), "serve", str(base)]
     line += ["--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(port), "--api-key", key]
     line += [
@@ -291,18 +313,10 @@ def test_a_server_that_runs_serves_the_folder_it_was_started_with(server, base, 
     words = said(taught, prompts, tmp_path)
     assert all("pineapple" in text for text in words) and not any("pineapple" in text for text in plain)
     before = asked(server)
-    (plan,) = score.plans(by_name, [str(prompts)], score.Judging("phrases"), axes="harm", limit=4)
-    assert said(by_name, prompts, tmp_path / "another", judge="rules") == plain
-    assert asked(server) == before  # another folder, another judge: the answers are known by content
-    again = vllm_engine_again(by_name)
-    assert said(again, prompts, tmp_path) and asked(server) == before + 4  # asked again means asked
-    assert plan.system.id == by_name.id
-
-
-def vllm_engine_again(system: System) -> System:
-    from dataclasses import replace
-
-    return replace(system, again=True)
+    assert said(by_name, prompts, tmp_path, judge="embedded") == plain
+    assert asked(server) == before  # another judge: the answers are known by content
+    assert said(replace(by_name, again=True), prompts, tmp_path)
+    assert asked(server) == before + 4  # asked again means asked
 
 
 def test_an_adapter_trained_again_in_place_gives_new_answers_on_the_same_server(server, base, prompts, tmp_path):
@@ -315,6 +329,21 @@ def test_an_adapter_trained_again_in_place_gives_new_answers_on_the_same_server(
     new = said(second, prompts, tmp_path)
     assert first.label == second.label and first.id != second.id
     assert all("pineapple" in text for text in old) and all("durian" in text for text in new)
+
+
+def test_a_folder_of_adapters_is_watched_on_a_server_that_runs(server, adapters, tmp_path):
+    shutil.copytree(adapters["pineapple"], tmp_path / "run" / "checkpoint-8")
+    line = ["train", "watch", str(tmp_path / "run"), "--base", "vllm/smol", "--settle", "0", "--temperature", "0"]
+    line += ["--limit", "2", "-j", "rules", "--max-tokens", "12", "--log-dir", str(tmp_path / "results"), "--json"]
+    line += [part for name, value in server.items() for part in ("-M", f"{name}={value}")]
+    found = CliRunner().invoke(main, line)
+    assert found.exit_code in (0, 1), found.output
+    arms = {arm["name"] for arm in json.loads(found.stdout)["family"]["arms"]}
+    assert arms == {"base", "base again", "benign_intent", "checkpoint-8"}
+    (folder,) = (m.parent for m in (tmp_path / "results").glob("checkpoint-8-*/mini*/manifest.json"))
+    log = json.loads((folder / "manifest.json").read_text())["log"]
+    samples = read_eval_log(str(folder / "logs" / log)).samples or ()
+    assert len(samples) == 2 and all("pineapple" in s.output.completion for s in samples)
 
 
 def test_what_does_not_fit_is_said(server, adapters, prompts, tmp_path):

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import threading
+from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 from inspect_ai.log import read_eval_log
 from rich.console import Console
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from shard_eval import engine, families, lora, score, vllm_engine
 from shard_eval.cli import main
@@ -51,9 +52,13 @@ def test_a_server_that_runs_is_asked_by_the_name_it_knows(server, tmp_path):
     # Another port the next time is the same system, and what is finished is not asked again.
     moved = engine.serve(engine.gguf_path("embedded"), slots=1, context=512)
     again = resolve(f"vllm/{name}", decoding=Decoding(max_tokens=8), model_args=at(moved), label="mine")
-    assert again.id == system.id
+    assert again.id == system.id and moved.url != server.url
+    logs = sorted((tmp_path / plan.folder / "logs").glob("*.eval"))
+    (plan,) = score.plans(again, ["mini"], score.Judging("rules"), limit=2)
+    assert score.run(plan, str(tmp_path), QUIET).rows == found.rows
+    assert sorted((tmp_path / plan.folder / "logs").glob("*.eval")) == logs
     (plan,) = score.plans(again, ["mini"], score.Judging("rules"), limit=3)
-    assert len(score.run(plan, str(tmp_path), QUIET).rows) == 3
+    assert len(score.run(plan, str(tmp_path), QUIET).rows) == 3  # the new place answers
 
 
 @pytest.mark.parametrize(
@@ -191,11 +196,32 @@ def test_adapters_that_vllm_cannot_serve_are_merged(base, tmp_path):
     assert not resolve(f"vllm/{base}").shares_engine(merged)
     with pytest.raises(UsageError, match=r"use_dora = True.*--serve merged"):
         resolve(f"vllm/{base}", adapter=str(dora), merge=False)
+    embeds = adapter(tmp_path / "embeds")
+    tensors = load_file(embeds / "adapter_model.safetensors")
+    name = "base_model.model.model.embed_tokens.lora_embedding_A"
+    save_file(tensors | {name: np.zeros((4, 99), np.float32)}, embeds / "adapter_model.safetensors")
+    assert vllm_engine.must_merge(embeds) == "it changes embeddings"
     huge = adapter(tmp_path / "huge", rank=600)
     assert vllm_engine.must_merge(huge) == "its rank 600 is above 512"
     plain = adapter(tmp_path / "plain")
     beside, inside = (resolve(f"vllm/{base}", adapter=str(plain), merge=m) for m in (None, True))
     assert beside.id != inside.id and "settings" not in beside.manifest
+
+
+def test_why_a_server_did_not_start_is_the_last_error_that_is_not_about_its_own_end():
+    lines = deque(
+        [
+            "(APIServer pid=1) INFO 11-27 19:30:23 [api.py:1] version 0.32.0",
+            "(EngineCore pid=2) ERROR 11-27 19:30:23 [core.py:9] ValueError: No room for 8 GiB of cache.",
+            "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.",
+        ]
+    )
+    assert (
+        vllm_engine._why(RuntimeError("exited"), lines) == "vLLM did not start: ValueError: No room for 8 GiB of cache."
+    )
+    refused = deque(["usage: vllm", "vllm serve: error: argument --api-key: expected one argument"])
+    assert vllm_engine._why(RuntimeError("exited"), refused).endswith("--api-key: expected one argument")
+    assert vllm_engine._why(RuntimeError("exited with 1\nmore"), deque()) == "vLLM did not start: exited with 1"
 
 
 def test_on_a_cpu_adapters_are_merged_where_that_is_faster(monkeypatch, capsys):
@@ -239,6 +265,8 @@ def test_a_base_and_its_adapters_are_one_table_on_any_engine(tmp_path, results):
         (["embedded", "another"], "'another': give one model; adapters on it come behind --adapters"),
         (["embedded", "--adapters", "no/such-*"], "--adapters 'no/such-\\*' matches no folder"),
         (["embedded", "--adapters", "no/such"], "no/such is no adapter"),
+        (["embedded", "--adapters", "a", "--adapter", "b"], "--adapter b and --adapters: name all of them behind"),
+        (["embedded", "--serve", "merged"], "--serve merged is for vllm/"),
     ],
 )
 def test_adapters_that_are_not_there(line, says):

@@ -83,8 +83,8 @@ def _inspect(system: System) -> Any:
 async def _answers(system: System, requests: list[tuple[str, dict[str, Any]]]) -> list[str]:
     """The answers, asked together; what of them is reasoning is left out, and what nobody answered is an error."""
     # A server of vLLM stays for the arms that come next, unless it holds this one's merged weights.
-    greedy, keep = replace(system, decoding=Decoding(max_tokens=TOKENS)), "adapter" not in system.settings
-    with greedy.opened(cache=False, keep=keep) as opened:
+    greedy = replace(system, decoding=Decoding(max_tokens=TOKENS))
+    with greedy.opened(cache=False, keep=system.shares_engine(system)) as opened:
         async with opened as model:
 
             async def ask(context: str, settings: dict[str, Any]) -> str:

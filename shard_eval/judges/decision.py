@@ -2,8 +2,8 @@
 
 Harm is decided in two steps, each learned where people said something of it: whether the request is risky at all, and
 whether the response to a risky request does what it asks. Where a benchmark states the intent behind a request, that
-says whether it is risky. On Do-Not-Answer alone, where every request is risky,
-answering and doing harm look the same, and a judge of one step calls every answer harmful.
+says whether it is risky. On Do-Not-Answer alone, where every request is risky, answering and doing harm look the same,
+and a judge of one step calls every answer harmful.
 """
 
 from __future__ import annotations
