@@ -535,4 +535,6 @@ def _why(error: Exception, lines: deque[str]) -> str:
     said = [line for line in plain if re.match(r"(?:\w+\.)*\w*(?:Error|Exception)\b: ?\S|.*: error: ", line)]
     telling = [line for line in said if "Engine core initialization failed" not in line] or said
     reason = telling[-1] if telling else _first(error)
+    if "validation error" in reason:  # the line behind it says which
+        reason += f": {' '.join(plain[plain.index(reason) + 1 :][:2])}"
     return f"vLLM did not start: {reason}"

@@ -338,7 +338,7 @@ def test_a_folder_of_adapters_is_watched_on_a_server_that_runs(server, adapters,
     line += [part for name, value in server.items() for part in ("-M", f"{name}={value}")]
     found = CliRunner().invoke(main, line)
     assert found.exit_code in (0, 1), found.output
-    arms = {arm["name"] for arm in json.loads(found.stdout)["family"]["arms"]}
+    arms = {arm["name"] for arm in json.loads(found.stdout)["arms"]}
     assert arms == {"base", "base again", "benign_intent", "checkpoint-8"}
     (folder,) = (m.parent for m in (tmp_path / "results").glob("checkpoint-8-*/mini*/manifest.json"))
     log = json.loads((folder / "manifest.json").read_text())["log"]

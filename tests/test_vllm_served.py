@@ -219,6 +219,8 @@ def test_why_a_server_did_not_start_is_the_last_error_that_is_not_about_its_own_
     assert (
         vllm_engine._why(RuntimeError("exited"), lines) == "vLLM did not start: ValueError: No room for 8 GiB of cache."
     )
+    invalid = deque(["p.ValidationError: 1 validation error for C", "  Value error, Unknown method: x [type=value]"])
+    assert "error for C: Value error, Unknown method: x" in vllm_engine._why(RuntimeError("exited"), invalid)
     refused = deque(["usage: vllm", "vllm serve: error: argument --api-key: expected one argument"])
     assert vllm_engine._why(RuntimeError("exited"), refused).endswith("--api-key: expected one argument")
     assert vllm_engine._why(RuntimeError("exited with 1\nmore"), deque()) == "vLLM did not start: exited with 1"
