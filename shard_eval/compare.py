@@ -19,6 +19,7 @@ from shard_eval.judge_errors import Errors
 from shard_eval.logs import Row, Run, differing_arms, read_run, system_name
 from shard_eval.pairs import Preferences, pair_rows, pairwise_task, read_preferences, to_csv
 from shard_eval.records import SIGNED, Axis, identity
+from shard_eval.splits import SPLITS
 from shard_eval.stats.claims import PARTS, Claim, Evidence, claim
 from shard_eval.stats.correction import Corrected
 from shard_eval.stats.intervals import Estimate
@@ -34,17 +35,24 @@ class Matched:
     Attributes:
         rows: (candidate's, baseline's) response to the same record and epoch, with their pointwise verdicts.
         preferences: the pairwise judging, if there was any.
+        left_out: splits of further runs, of the same benchmark and judge, that are no evidence beside this one.
     """
 
     candidate: Run
     baseline: Run
     rows: tuple[tuple[Row, Row], ...]
     preferences: Preferences | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def benchmark(self) -> str:
         """Name of the benchmark."""
         return self.candidate.protocol.benchmark
+
+    @property
+    def splits(self) -> frozenset[str]:
+        """Of train, dev and test, what the records are of."""
+        return frozenset(row.split for row, _ in self.rows)
 
 
 def _runs(path: str) -> dict[str, str]:
@@ -72,7 +80,8 @@ def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
         benchmarks: only these, comma-separated; "" for all that both have.
 
     Returns:
-        One per benchmark and judge; a run that is a part of another (a split of it) is left out.
+        One per benchmark and judge. A run that is a part of another (a split of it) is left out, and so is one of train
+        or dev beside one that holds test: there a model may have been trained, or chosen.
 
     Raises:
         UsageError: if a path holds nothing, or the two have nothing in common.
@@ -94,13 +103,24 @@ def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
     if missing:
         have = ", ".join(sorted({m.benchmark for m in found}))
         raise UsageError(f"--benchmarks {', '.join(sorted(missing))}: both systems were scored on {have} only.")
-    return [m for m in found if (not wanted or m.benchmark in wanted) and not any(_within(m, o) for o in found)]
+    kept = [m for m in found if (not wanted or m.benchmark in wanted) and not any(_within(m, o) for o in found)]
+    final = [m for m in kept if not any(_for_choosing(m, o) for o in kept)]
+    beside = [[o for o in kept if _for_choosing(o, m)] for m in final]
+    return [
+        replace(m, left_out=tuple("+".join(sorted(o.splits, key=SPLITS.index)) for o in others))
+        for m, others in zip(final, beside, strict=True)
+    ]
 
 
 def _within(part: Matched, whole: Matched) -> bool:
     """Whether a run (of a split, say) is a part of another one; its records must not count twice."""
     keys, more = ({(c.id, c.prompt_sha, c.epoch) for c, _ in m.rows} for m in (part, whole))
     return part.candidate.protocol == whole.candidate.protocol and keys < more
+
+
+def _for_choosing(one: Matched, other: Matched) -> bool:
+    """Whether a run has no record of test while another one, judged alike, has."""
+    return one.candidate.protocol == other.candidate.protocol and "test" in other.splits - one.splits
 
 
 def _names(runs: dict[str, str]) -> str:

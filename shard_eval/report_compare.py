@@ -85,7 +85,8 @@ def arms(matched: Matched, terms: Terms, trust: Trust) -> Grid:
         judged = (percent(one.judged), percent(other.judged))
         cells.append((one.name, *judged, _corrected_rate(one), _corrected_rate(other), str(one.judged.n)))
     protocol = matched.candidate.protocol
-    title = f"{matched.benchmark} · {protocol.task} {protocol.version} · judge {protocol.judge}"
+    split = f" · {only}" if len(matched.splits) == 1 and (only := next(iter(matched.splits))) else ""
+    title = f"{matched.benchmark}{split} · {protocol.task} {protocol.version} · judge {protocol.judge}"
     methods = sorted({r.corrected.method for pair in found for r in pair if r.corrected is not None})
     foot = [line for line in (trust.agreement, trust.attacked) if line]
     foot += [f"Corrected: {method}." for method in methods]
@@ -93,6 +94,11 @@ def arms(matched: Matched, terms: Terms, trust: Trust) -> Grid:
     if any(cut(matched)):
         ours, theirs = cut(matched)
         foot.append(f"Cut at the token limit: {ours} of the candidate's and {theirs} of the baseline's answers.")
+    if matched.left_out:
+        foot.append(
+            f"Both were scored on {' and on '.join(matched.left_out)} too, which is left out: a model may have been "
+            "trained or chosen there. Name those runs' folders to compare them."
+        )
     for m in missing(matched):
         foot.append(
             f"Without a verdict on {m.axis}: {m.candidate} and {m.baseline} (arms differ: p {_p(m.p)}, McNemar)."
@@ -224,6 +230,8 @@ def to_json(matched: Sequence[Matched], claim: Claim, terms: Terms) -> dict[str,
                 "judge_errors": [judge_errors.to_json(e, terms.level) for e in corrections(m)],
                 "missing": [asdict(x) for x in missing(m)],
                 "cut_at_token_limit": list(cut(m)),
+                "splits": sorted(m.splits),
+                "left_out": list(m.left_out),
             }
             for m in matched
         ],

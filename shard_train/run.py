@@ -469,8 +469,8 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
         found_out += _of_reasoning(experiment, trained)
     for star in (t.star for t in trained if "chunks" in t.star):
         found_out.append(f"Answers weighed by {star_sources.weighed(star)}.")
-        if star_sources.NAME in experiment.guards and settings.judging.name == star_sources.NAME:
-            found_out.append("The judge that scores these arms also weighed the training data.")
+        if said := star_sources.flattered(experiment.guards, settings.judging.name):
+            found_out.append(said)
     for leg in trained:
         found_out += [f"Training data: {line}." for line in lint_of(experiment, leg)]
     cut = sum(int(s.get("truncated", 0)) for t in trained for s in (t.summary, t.summary.get("warmup", {})))

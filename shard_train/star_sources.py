@@ -80,6 +80,22 @@ def other(name: str) -> Guard | None:
     return JudgeGuard(Path(folder), source)
 
 
+def flattered(guards: Sequence[str], judge: str) -> str:
+    """What a reader must know of a judge that scores what its like has weighed; "" where they have nothing in common.
+
+    Args:
+        guards: by name.
+        judge: of `shard score --judge`.
+    """
+    if judge != NAME:
+        return ""
+    if NAME in guards:
+        return "The judge that scores these arms also weighed the training data."
+    if any(_source(name) is not None for name in guards):
+        return "The judge that scores these arms is of one make with the guard that weighed the training data."
+    return ""
+
+
 def _source(name: str) -> str | None:
     """The model that a judge of a fold never saw; None for other guards."""
     return name.rpartition(":")[2] if name.startswith(WITHOUT) else None

@@ -324,6 +324,22 @@ def test_a_split_scored_apart_does_not_count_twice(script, results):
     assert len(found["logs"]) == 1 and found["parts"][0]["observed"]["n"] == 216
 
 
+def test_what_a_checkpoint_was_chosen_on_is_no_evidence_beside_test(script, results):
+    plain = Judging("embedded")
+    for name in ("ours", "theirs"):
+        for split in ("train", "dev", "test"):
+            folder = scored(script, results, plain, name, lambda m: "x", split=split)
+    found = shard("compare", folder, folder, "--log-dir", results)
+    assert "mini · test · mini 1-A" in found.stdout and "mini · dev" not in found.stdout
+    assert "Both were scored on dev and on train too, which is left out" in found.stdout
+    found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
+    (only,) = found["sets"]
+    assert (only["splits"], only["left_out"], len(found["parts"])) == (["test"], ["dev", "train"], 3)
+    (dev,) = Path(folder).glob("mini.dev-*")
+    found = json.loads(shard("compare", str(dev), str(dev), "--log-dir", results, "--json").stdout)
+    assert found["sets"][0]["splits"] == ["dev"] and not found["sets"][0]["left_out"]
+
+
 def test_one_benchmark_with_two_judges_counts_with_both(script, results):
     others = Judging("rubric", resolve(script("other", pointwise_judge)))
     for judging in (Judging("embedded"), others):

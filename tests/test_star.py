@@ -415,6 +415,20 @@ def test_a_judge_of_a_fold_is_tried_on_replies_it_never_saw(tmp_path) -> None:
         star_sources.probe("", [name, "embedded"])
 
 
+@pytest.mark.parametrize(
+    ("guards", "judge", "says"),
+    [
+        (["embedded"], "embedded", "also weighed"),
+        (["lexical:words.txt", "judge_without:folder:GPT4"], "embedded", "of one make with the guard"),
+        (["judge_without:folder:GPT4"], "openai/gpt-5-mini", ""),
+        (["llama_guard:model"], "embedded", ""),
+    ],
+)
+def test_a_judge_whose_like_weighed_the_data_is_named(guards: list[str], judge: str, says: str) -> None:
+    found = star_sources.flattered(guards, judge)
+    assert says in found and bool(found) == bool(says)
+
+
 def test_human_labels_are_whole_replies_of_both_kinds() -> None:
     found = star_sources.human_labels(words(5))
     assert sum(one.safe == (True,) for one in found) == sum(one.safe == (False,) for one in found) == 60
