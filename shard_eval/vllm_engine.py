@@ -274,7 +274,7 @@ def must_merge(adapter: Path) -> str:
     return ""
 
 
-MERGE_FROM = 5_000
+MERGE_FROM = 2_500
 """Tokens of answers from which an adapter is merged where vLLM runs on a CPU (docs/LOG.md)."""
 
 
