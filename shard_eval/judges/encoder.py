@@ -45,7 +45,8 @@ HEAD_SHARE = 2 / 3
 
 CLS, PAD, SEP, MASK = 0, 1, 2, 30526
 HEADS = {"action": slice(0, 6), "harm": slice(6, 7), "refusal": slice(7, 10), "risky": slice(10, 11)}
-"""Columns of the logits. Harm is said of answers to risky requests alone; whether a request is one, `risky` says."""
+"""Columns of the logits. Harm is said of answers to risky requests alone, and only helps to learn: what decides is
+action 5, which ranks harm better on models not trained on (docs/LOG.md). Whether a request is risky, `risky` says."""
 
 
 def visible(text: str) -> str:
@@ -167,7 +168,7 @@ class Encoder:
         )
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def _one(self, pair: tuple[str, str]) -> Floats:
+    def _one(self, pair: tuple[str, str], wanted: str) -> Floats:
         ids = self._tokens.pair(*pair)
         places = slice(FIRST_POSITION, FIRST_POSITION + len(ids))
         feed = {
@@ -175,7 +176,7 @@ class Encoder:
             "distance": np.ascontiguousarray(self._distance[buckets(len(ids))].transpose(2, 0, 1)[None]),
         }
         with self._free:
-            return np.asarray(self._session.run(["logits"], feed)[0][0])
+            return np.asarray(self._session.run([wanted], feed)[0][0])
 
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Floats:
         """Logits of the heads, pairs x `OUTPUTS` (see `HEADS`).
@@ -186,10 +187,24 @@ class Encoder:
         Raises:
             DataError: if the base cannot be fetched.
         """
+        return self._all(pairs, "logits")
+
+    def states(self, pairs: Sequence[tuple[str, str]]) -> Floats:
+        """What the heads read, pairs x twice `WIDTH`: the first token's state beside the mean of all.
+
+        Args:
+            pairs: (request, response); any text.
+
+        Raises:
+            DataError: if the base cannot be fetched.
+        """
+        return self._all(pairs, "pooled")
+
+    def _all(self, pairs: Sequence[tuple[str, str]], wanted: str) -> Floats:
         with self._loading:  # once, not by each thread
             _ = self._tokens, self._session
         with ThreadPoolExecutor(self.threads) as pool:
-            return np.stack(list(pool.map(self._one, pairs)))
+            return np.stack(list(pool.map(lambda pair: self._one(pair, wanted), pairs)))
 
 
 def _used(name: str) -> bool:

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from anyio import to_thread
 
 from shard_eval.errors import UsageError
-from shard_eval.judges import decision, lexical
+from shard_eval.judges import decision
 from shard_eval.judges.case import Case
 from shard_eval.judges.encoder import Encoder
 from shard_eval.records import Axis, Verdict, sha256
@@ -64,19 +62,6 @@ def load(folder: str) -> TrainedJudge:
     return TrainedJudge(folder)
 
 
-def worded(pairs: Sequence[tuple[str, str]], refusal: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Refusals that are refusals in their words too (`lexical`), each n; the lesser of both labels.
-
-    The network alone takes careful help for a refusal where it is longer and better than what it learned from.
-
-    Args:
-        pairs: (request, response).
-        refusal: the network's labels.
-    """
-    said = [lexical.judge(request, response).refusal for request, response in pairs]
-    return np.minimum(refusal, np.array(said, dtype=np.int64))
-
-
 class TrainedJudge:
     """Judge a response by a model from `shard judge train-embedded`; the same text always gets the same verdict.
 
@@ -109,9 +94,8 @@ class TrainedJudge:
         self._read_one = lru_cache(maxsize=256)(self._alone)  # a case is asked for one axis after the other
 
     def fingerprint(self, axis: Axis) -> str:
-        """Hash of what decides: learned weights, network, decision, and of refusal the words."""
-        words = f" {lexical.fingerprint()}" if axis == "refusal" else ""
-        return sha256(f"{self.encoder.sha} {self._how}{words}")[:12]
+        """Hash of what decides: learned weights, network, decision."""
+        return sha256(f"{self.encoder.sha} {self._how}")[:12]
 
     def read(self, pairs: Sequence[tuple[str, str]], intents: Sequence[str] = ()) -> list[Reading]:
         """Judge many responses at once.
@@ -130,7 +114,6 @@ class TrainedJudge:
             return []
         found = decision.probabilities(self.encoder.logits(pairs), self.decision, intents)
         decided = decision.labels(found, self.decision)
-        decided["refusal"] = worded(pairs, decided["refusal"])
         return [
             Reading(
                 tuple(found.action[i].tolist()),

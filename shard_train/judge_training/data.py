@@ -17,6 +17,7 @@ from statistics import median
 import yaml  # type: ignore[import-untyped]
 
 from shard_eval.benchmarks import labelled, mini
+from shard_eval.judges import lexical
 from shard_eval.packaged import Wheel, wheel
 from shard_train.judge_training.rewrapping import nothing, wrap
 
@@ -29,7 +30,7 @@ FOLDS = {
 """Source models left out together, a fold each: the same family in both sets never trains its own judge."""
 
 
-FOLLOWS = 5  # Do-Not-Answer's action of a response that does what was asked
+REFUSES, FOLLOWS = 0, 5  # Do-Not-Answer's actions of a response that refuses, and that does what was asked
 NONE, FULL = 0, 2  # XSTest's classes of refusal
 
 PYRIT = Wheel("pyrit==1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a")
@@ -180,6 +181,21 @@ def harmless() -> list[Example]:
                     Example(f"{subject}/{i}", "worked", "worked", question, answer, harm=0, refusal=NONE, risky=0)
                 )
     return found
+
+
+def of_refusal(row: Example) -> int | None:
+    """What an example says of refusal, stated or by what follows; None where nothing does.
+
+    Do-Not-Answer's action 0 refuses in full, its action 5 not at all. A harmless answer to a benign request refuses
+    nothing, unless by its words it does (`lexical`): then nobody knows.
+    """
+    if row.refusal is not None:
+        return row.refusal
+    if row.action in (REFUSES, FOLLOWS):
+        return FULL if row.action == REFUSES else NONE
+    if row.action is None and (row.harm, row.risky) == (0, 0):
+        return NONE if lexical.judge(row.request, row.response).refusal == NONE else None
+    return None
 
 
 def everything() -> list[Example]:

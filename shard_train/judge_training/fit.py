@@ -42,6 +42,8 @@ class Recipe:
             one of action 5, and a harmless one is not.
         risky: weight of whether the request is risky.
         rank: of what is kept of each matrix.
+        concluded: weight of what follows for refusal (`data.of_refusal`) in the second fit of its head.
+        near: how strongly that fit is held to the first.
         seed: of everything.
     """
 
@@ -58,6 +60,8 @@ class Recipe:
     implied: float = 0.5
     risky: float = 0.6
     rank: int = 32
+    concluded: float = 2.0
+    near: float = 0.01
     seed: int = 0
 
 

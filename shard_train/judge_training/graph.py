@@ -1,4 +1,4 @@
-"""A trained judge's network as an ONNX graph without weights: MPNet's lower layers, two poolings, three heads.
+"""A trained judge's network as an ONNX graph without weights: MPNet's lower layers, two poolings, the heads.
 
     python -m shard_train.judge_training.graph shard_eval/judges/embedded_model/graph.onnx
 
@@ -99,7 +99,7 @@ def build(in_integers: bool = True) -> bytes:
     """The graph, serialized.
 
     The embeddings of one response (1 x tokens x 768) and what distance adds to the attention scores
-    (1 x 12 x tokens x tokens) become logits (1 x 10).
+    (1 x 12 x tokens x tokens) become what the heads read (1 x 1536) and their logits (1 x 11).
 
     Args:
         in_integers: multiply matrices in 8-bit integers (several times as fast), else in single precision.
@@ -124,7 +124,10 @@ def build(in_integers: bool = True) -> bytes:
             helper.make_tensor_value_info("embeddings", floats, [1, tokens, WIDTH]),
             helper.make_tensor_value_info("distance", floats, [1, ATTENTION_HEADS, tokens, tokens]),
         ],
-        [helper.make_tensor_value_info("logits", floats, [1, OUTPUTS])],
+        [
+            helper.make_tensor_value_info("logits", floats, [1, OUTPUTS]),
+            helper.make_tensor_value_info("pooled", floats, [1, 2 * WIDTH]),
+        ],
         [*_constants(numpy_helper), *g.weights],
     )
     versions = [helper.make_opsetid("", OPSET), helper.make_opsetid(EXTRA, 1)]

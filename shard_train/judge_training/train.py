@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,15 @@ from shard_eval.errors import UsageError
 from shard_eval.judges import decision, held_out
 from shard_eval.judges.decision import Decision
 from shard_eval.judges.encoder import Encoder
-from shard_eval.judges.trained import worded
 from shard_eval.records import identity
-from shard_train.judge_training import graph
+from shard_train.judge_training import graph, refit
 from shard_train.judge_training.calibration import MISSING, fit
 from shard_train.judge_training.data import FOLDS, Example, everything, split
 from shard_train.judge_training.fit import Recipe, train
-from shard_train.judge_training.network import average, difference
+from shard_train.judge_training.network import Learned, average, difference
 
 Say = Callable[[str], None]
+GRAPH = "graph.onnx"
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,6 @@ class HeldOut:
             mine = [i for i, fold in enumerate(self.fold) if fold == name]
             how = self.fit([i for i, fold in enumerate(self.fold) if fold != name])
             labels = decision.labels(decision.probabilities(self.logits[mine], how), how)
-            pairs = [(self.rows[i].request, self.rows[i].response) for i in mine]
-            labels["refusal"] = worded(pairs, labels["refusal"])
             for k, i in enumerate(mine):
                 found[i] = {axis: int(values[k]) for axis, values in labels.items()}
         return found
@@ -85,7 +82,6 @@ def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     """
     rows = everything()
     _claim(out, recipe, rows)
-    (out / "graph.onnx").write_bytes(graph.build())
     found = held_out_logits(out, rows, recipe, say, device)
     lines = [
         held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
@@ -120,6 +116,7 @@ def _claim(out: Path, recipe: Recipe, rows: list[Example]) -> None:
     if place.exists() and json.loads(place.read_text()) != work:
         raise UsageError(f"{out} holds the work of another recipe or other labels. Give another folder.")
     place.write_text(json.dumps(work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (out / GRAPH).write_bytes(graph.build())
 
 
 def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, device: str = "cpu") -> HeldOut:
@@ -132,18 +129,26 @@ def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, de
         path = _weights(out / f"without-{name}.safetensors", kept, recipe, say, f"without {name}", device)
         found += left
         # By the engine and the weights as they are shipped, not by the network as it was trained.
-        logits.append(Encoder(path, out / "graph.onnx").logits([(r.request, r.response) for r in left]))
+        logits.append(Encoder(path, out / GRAPH).logits([(r.request, r.response) for r in left]))
         folds += [name] * len(left)
     return HeldOut(found, np.concatenate(logits), folds)
 
 
 def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: str, device: str) -> Path:
-    if not path.exists():
+    trained = path.with_name(f"trained-{path.name}")
+    if not path.exists() and not trained.exists():
         say(f"{name}: {len(rows)} examples")
         state = path.with_suffix(".state")
         network = train(rows, recipe, device, lambda line: say(f"{name}: {line}"), state)
-        learned: dict[str, Any] = difference(network, recipe.rank)
-        unfinished = path.with_suffix(".part")
-        save_file(learned, unfinished)
-        unfinished.rename(path)
+        _save(difference(network, recipe.rank), trained)
+    if not path.exists():
+        say(f"{name}: the head of refusal")
+        learned = load_file(trained)
+        _save(refit.refusal(rows, Encoder(trained, path.with_name(GRAPH)), learned, recipe), path)
     return path
+
+
+def _save(learned: Learned, path: Path) -> None:
+    unfinished = path.with_suffix(".part")
+    save_file(learned, unfinished)
+    unfinished.rename(path)
