@@ -28,10 +28,11 @@ def train_embedded(
 ) -> None:
     """Train a small judge on the human labels of Do-Not-Answer, XSTest and PyRIT, and measure it.
 
-    Four trainings, each without one source model, on which it is measured; their average is kept. Some eighty minutes
-    each on one core with half precision (`--fold NAME --threads 1`, one process a core, shares the work). What is
-    finished in --out is not done again. Needs SHARD_DATA_DIR with the released labels and the extra `train`. --out then
-    holds the judge with its card, and `--judge trained:OUT` uses it. The `embedded` judge was made so.
+    Four trainings, each without one source model, on which it is measured; their average is kept. After each the head
+    of refusal is fitted once more. Some eighty minutes each on one core with half precision (`--fold NAME --threads 1`,
+    one process a core, shares the work). What is finished in --out is not done again. Needs SHARD_DATA_DIR with the
+    released labels and the extra `train`. --out then holds the judge with its card, and `--judge trained:OUT` uses it.
+    The `embedded` judge was made so.
     """
     from shard_train.judge_training import card
     from shard_train.judge_training.data import FOLDS
