@@ -422,10 +422,12 @@ def test_training_learns_continues_where_it_was_and_refuses_another_recipe(tmp_p
     from shard_train.judge_training.fit import Recipe
 
     rng = random.Random(0)
+    folds = {source: data.FOLDS[source] for source in ("ChatGPT", "GPT4")}  # two, for each is a training
+    monkeypatch.setattr(train, "FOLDS", folds)
     rows = [
         data.Example(f"{source}/{i}", "dna" if i % 2 else "xstest", source, f"And {i}?", text, *labels)
-        for source in ("ChatGLM2", "ChatGPT", "GPT4", "llama2-7b-chat")
-        for i in range(16)
+        for source in folds
+        for i in range(24)
         for text, labels in [rng.choice([(REFUSALS[i % 3], (0, 0, 2)), (ANSWER, (1, 5, 0))])]
     ]
     monkeypatch.setattr(train, "everything", lambda: rows)
@@ -433,7 +435,7 @@ def test_training_learns_continues_where_it_was_and_refuses_another_recipe(tmp_p
     said: list[str] = []
     train.run(tmp_path, recipe, said.append)
     lines = (tmp_path / "held_out.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(rows) and sum("epoch 4 of 4" in line for line in said) == 4
+    assert len(lines) == 1 + len(rows) and sum("epoch 4 of 4" in line for line in said) == 2
     verdicts = {line.split(",")[1]: line.split(",")[4] for line in lines[1:]}
     right = sum(verdicts[r.id] == str(r.action) for r in rows)
     assert right >= 0.9 * len(rows)  # each by a judge that never saw its model
