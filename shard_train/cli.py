@@ -492,9 +492,10 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
 
     Raises:
         UsageError: if something is missing, or has no use.
+        DataError: if the labelled replies that the guard is tried on are not here.
     """
     from shard_train import star_sources
-    from shard_train.star import choose
+    from shard_train.star import choose, scoring
 
     if options["data"] and not METHODS[method].given:
         raise UsageError(f"--data: `{method}` makes its own targets. `sft` and `star_dss` learn given answers.")
@@ -515,8 +516,10 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     if recipe.shaping.scored and not options["guards"]:
         raise UsageError(f"shaping {recipe.shaping.rule!r} needs a guard: --guard {GUARDS}.")
     if options["guards"]:
-        star_sources.probe(options["probe"], options["guards"])
-        choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.other)
+        tried_on = star_sources.probe(options["probe"], options["guards"])
+        guard = choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.other)
+        if scoring.real(guard):
+            tried_on(lambda reply: [len(reply)])  # labels that are missing or broken are known before anything is made
     if options["guards"] and not recipe.shaping.scored and not METHODS[method].reasoning:
         raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
 

@@ -182,6 +182,18 @@ def test_wrong_use_is_said_before_anything_is_done(tmp_path: Path, line: list[st
     assert done.exit_code == 2 and message in done.stderr and "Traceback" not in done.output, done.output
 
 
+def test_labels_to_try_a_guard_on_are_looked_for_before_anything_is_done(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "terms").write_text("ZORB\n")
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "Q", "unsafe": [[0, 3]]}\n')
+    line = ["star_dss", "--embedded", "--guard", f"lexical:{tmp_path / 'terms'}", "--log-dir", tmp_path / "results"]
+    done = shard(*line, "--probe", tmp_path / "broken.jsonl")
+    assert done.exit_code == 2 and "broken.jsonl" in done.stderr, done.output
+    monkeypatch.setenv("SHARD_DATA_DIR", str(tmp_path / "nowhere"))
+    done = shard(*line)
+    assert done.exit_code == 2 and "SHARD_DATA_DIR" in done.stderr, done.output
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("method", "shape"), [("star_dss", None), ("sft", "deep_token")])
