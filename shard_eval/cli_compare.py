@@ -84,7 +84,7 @@ def _plan(candidate: str | None, baseline: str | None, terms: Any, options: dict
     if (candidate is None) != (baseline is None):
         raise UsageError("--plan takes two runs, to learn from them, or none.")
     if candidate is not None and baseline is not None:
-        lines = planning.pilot(comparing.match(candidate, baseline, options["benchmarks"]), terms)
+        lines = planning.pilot(comparing.match(candidate, baseline, options["benchmarks"], pilot=True), terms)
     else:
         names = [b.strip() for b in (options["benchmarks"] or "mini").split(",") if b.strip()]
         assumed = planning.Assumed.read(options["assume"])

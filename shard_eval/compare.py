@@ -71,17 +71,18 @@ def _runs(path: str) -> dict[str, str]:
     return {"": path}
 
 
-def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
+def match(candidate: str, baseline: str, benchmarks: str = "", pilot: bool = False) -> list[Matched]:
     """Find what both were scored on, in the same way.
 
     Args:
         candidate: a log, a run's folder (results/SYSTEM/BENCHMARK), or a system's folder (results/SYSTEM).
         baseline: the same of the other system.
         benchmarks: only these, comma-separated; "" for all that both have.
+        pilot: to plan by, so that train and dev serve as well.
 
     Returns:
-        One per benchmark and judge. A run that is a part of another (a split of it) is left out, and so is one of train
-        or dev beside one that holds test: there a model may have been trained, or chosen.
+        One per benchmark and judge. What is of train or dev is left out beside test, whatever its judge: there a model
+        may have been trained, or chosen. So is a run that is a part of another.
 
     Raises:
         UsageError: if a path holds nothing, or the two have nothing in common.
@@ -103,13 +104,11 @@ def match(candidate: str, baseline: str, benchmarks: str = "") -> list[Matched]:
     if missing:
         have = ", ".join(sorted({m.benchmark for m in found}))
         raise UsageError(f"--benchmarks {', '.join(sorted(missing))}: both systems were scored on {have} only.")
-    kept = [m for m in found if (not wanted or m.benchmark in wanted) and not any(_within(m, o) for o in found)]
-    final = [m for m in kept if not any(_for_choosing(m, o) for o in kept)]
-    beside = [[o for o in kept if _for_choosing(o, m)] for m in final]
-    return [
-        replace(m, left_out=tuple("+".join(sorted(o.splits, key=SPLITS.index)) for o in others))
-        for m, others in zip(final, beside, strict=True)
-    ]
+    asked = [m for m in found if not wanted or m.benchmark in wanted]
+    final = [m for m in asked if pilot or not any(_for_choosing(m, o) for o in asked)]
+    final = [m for m in final if not any(_within(m, o) for o in final)]
+    beside = {m.candidate.log: [o for o in asked if _for_choosing(o, m) and not _within(o, m)] for m in final}
+    return [replace(m, left_out=tuple(dict.fromkeys(map(_of_splits, beside[m.candidate.log])))) for m in final]
 
 
 def _within(part: Matched, whole: Matched) -> bool:
@@ -119,8 +118,15 @@ def _within(part: Matched, whole: Matched) -> bool:
 
 
 def _for_choosing(one: Matched, other: Matched) -> bool:
-    """Whether a run has no record of test while another one, judged alike, has."""
-    return one.candidate.protocol == other.candidate.protocol and "test" in other.splits - one.splits
+    """Whether a run is of train or dev, where another one of the benchmark is of test, or the only one that has any."""
+    p, q = one.candidate.protocol, other.candidate.protocol
+    if (p.task, p.version, p.benchmark, p.content) != (q.task, q.version, q.benchmark, q.content):
+        return False
+    return bool(one.splits & {"train", "dev"}) and (other.splits == {"test"} or "test" in other.splits - one.splits)
+
+
+def _of_splits(matched: Matched) -> str:
+    return "+".join(name for name in SPLITS if name in matched.splits)
 
 
 def _names(runs: dict[str, str]) -> str:

@@ -518,10 +518,10 @@ def _check_data(method: str, options: dict[str, Any], recipe: Recipe) -> None:
     if options["guards"]:
         tried_on = star_sources.probe(options["probe"], options["guards"])
         guard = choose.guard(options["guards"], recipe.shaping.sharpness, others=star_sources.other)
-        if scoring.real(guard):
-            tried_on(lambda reply: [len(reply)])  # labels that are missing or broken are known before anything is made
-    if options["guards"] and not recipe.shaping.scored and not METHODS[method].reasoning:
-        raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
+        if not recipe.shaping.scored and not METHODS[method].reasoning:
+            raise UsageError(f"--guard: shaping {recipe.shaping.rule!r} asks none. --shape star_dss or rejection does.")
+        if scoring.real(guard) and not options["plan"]:
+            tried_on(lambda reply: [len(reply)])  # labels that are missing or cannot be read stop it before it begins
 
 
 def _check_reasoning(options: dict[str, Any], recipe: Recipe) -> None:

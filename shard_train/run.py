@@ -469,7 +469,9 @@ def notes(experiment: Experiment, settings: Settings, trained: Sequence[Trained]
         found_out += _of_reasoning(experiment, trained)
     for star in (t.star for t in trained if "chunks" in t.star):
         found_out.append(f"Answers weighed by {star_sources.weighed(star)}.")
-        if said := star_sources.flattered(experiment.guards, settings.judging.name):
+        if said := star_sources.flattered(
+            experiment.guards, [j.name for j in settings.judging.members or (settings.judging,)]
+        ):
             found_out.append(said)
     for leg in trained:
         found_out += [f"Training data: {line}." for line in lint_of(experiment, leg)]

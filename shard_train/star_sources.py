@@ -80,18 +80,17 @@ def other(name: str) -> Guard | None:
     return JudgeGuard(Path(folder), source)
 
 
-def flattered(guards: Sequence[str], judge: str) -> str:
+def flattered(guards: Sequence[str], judges: Sequence[str]) -> str:
     """What a reader must know of a judge that scores what its like has weighed; "" where they have nothing in common.
 
     Args:
         guards: by name.
-        judge: of `shard score --judge`.
+        judges: that score, by name; several of a panel.
     """
-    if judge != NAME:
-        return ""
-    if NAME in guards:
+    if NAME in guards and NAME in judges:
         return "The judge that scores these arms also weighed the training data."
-    if any(_source(name) is not None for name in guards):
+    ours = [name for name in guards if name == NAME or _source(name) is not None]
+    if ours and any(judge == NAME or judge.startswith("trained:") for judge in judges):
         return "The judge that scores these arms is of one make with the guard that weighed the training data."
     return ""
 

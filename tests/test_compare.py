@@ -315,20 +315,31 @@ def test_a_judge_that_cannot_compare_two_is_refused(script, results, judge):
     assert found.exit_code == 2 and "cannot compare two responses" in found.stderr
 
 
-def test_a_split_scored_apart_does_not_count_twice(script, results):
-    plain = Judging("embedded")
-    for name in ("ours", "theirs"):
-        for more in ({"split": ""}, {"split": "test"}):
-            folder = scored(script, results, plain, name, lambda m: "x", **more)
+@pytest.mark.parametrize(
+    ("splits", "n", "left_out"),
+    [(("", "test"), 72, ["train+dev+test"]), (("", "train"), 216, []), (("train+dev", "dev"), 144, [])],
+)
+def test_a_split_scored_apart_does_not_count_twice_and_test_goes_first(script, results, splits, n, left_out):
+    plain = Judging("rules")
+    for split in splits:
+        folder = scored(script, results, plain, "ours", lambda m: "x", split=split)
     found = json.loads(shard("compare", folder, folder, "--log-dir", results, "--json").stdout)
-    assert len(found["logs"]) == 1 and found["parts"][0]["observed"]["n"] == 216
+    assert len(found["logs"]) == 1 and found["sets"][0]["left_out"] == left_out
+    assert found["parts"][0]["observed"]["n"] == n
 
 
 def test_what_a_checkpoint_was_chosen_on_is_no_evidence_beside_test(script, results):
-    plain = Judging("embedded")
-    for name in ("ours", "theirs"):
-        for split in ("train", "dev", "test"):
-            folder = scored(script, results, plain, name, lambda m: "x", split=split)
+    plain = Judging("rules")
+    for split in ("train", "test"):
+        folder = scored(script, results, plain, "ours", lambda m: "x", split=split)
+    scored(
+        script,
+        results,
+        Judging("rubric", resolve(script("other", pointwise_judge))),
+        "ours",
+        lambda m: "x",
+        split="dev",
+    )
     found = shard("compare", folder, folder, "--log-dir", results)
     assert "mini · test · mini 1-A" in found.stdout and "mini · dev" not in found.stdout
     assert "Both were scored on dev and on train too, which is left out" in found.stdout
@@ -338,6 +349,9 @@ def test_what_a_checkpoint_was_chosen_on_is_no_evidence_beside_test(script, resu
     (dev,) = Path(folder).glob("mini.dev-*")
     found = json.loads(shard("compare", str(dev), str(dev), "--log-dir", results, "--json").stdout)
     assert found["sets"][0]["splits"] == ["dev"] and not found["sets"][0]["left_out"]
+    assert (
+        len(shard("compare", folder, folder, "--plan").stdout.split("helpfulness")) > 3
+    )  # a pilot learns from dev too
 
 
 def test_one_benchmark_with_two_judges_counts_with_both(script, results):

@@ -416,16 +416,17 @@ def test_a_judge_of_a_fold_is_tried_on_replies_it_never_saw(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guards", "judge", "says"),
+    ("guards", "judges", "says"),
     [
-        (["embedded"], "embedded", "also weighed"),
-        (["lexical:words.txt", "judge_without:folder:GPT4"], "embedded", "of one make with the guard"),
-        (["judge_without:folder:GPT4"], "openai/gpt-5-mini", ""),
-        (["llama_guard:model"], "embedded", ""),
+        (["embedded"], ["rules", "embedded"], "also weighed"),
+        (["lexical:words.txt", "judge_without:folder:GPT4"], ["embedded"], "of one make with the guard"),
+        (["judge_without:folder:GPT4"], ["trained:folder"], "of one make with the guard"),
+        (["judge_without:folder:GPT4"], ["openai/gpt-5-mini"], ""),
+        (["llama_guard:model"], ["embedded"], ""),
     ],
 )
-def test_a_judge_whose_like_weighed_the_data_is_named(guards: list[str], judge: str, says: str) -> None:
-    found = star_sources.flattered(guards, judge)
+def test_a_judge_whose_like_weighed_the_data_is_named(guards: list[str], judges: list[str], says: str) -> None:
+    found = star_sources.flattered(guards, judges)
     assert says in found and bool(found) == bool(says)
 
 

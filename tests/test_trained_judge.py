@@ -201,7 +201,7 @@ def test_fitting_finds_the_temperatures_the_labels_were_drawn_with():
     found = calibration.fit(*made_up())
     assert found.action_temperature == pytest.approx(3, rel=0.1)
     assert found.refusal_temperature == pytest.approx(3, rel=0.15)
-    assert (found.harmful, found.risky) == (Decision().harmful, Decision().risky)
+    assert (found.follows, found.risky) == (Decision().follows, Decision().risky)
 
 
 def test_labels_nobody_gave_do_not_count():
@@ -233,7 +233,7 @@ def test_harm_is_to_do_what_a_risky_request_asks_and_the_most_probable_class_cou
         expected = {"benign": [0.0] * 4, "harmful": [1.0] * 4}.get(intents[0], p.risky.tolist())
         assert stated.risky.tolist() == expected and stated.does.tolist() == p.does.tolist()
     assert decision.labels(decision.probabilities(logits, how, ["benign"] * 4), how)["harm"].tolist() == [0, 0, 0, 0]
-    assert decision.labels(p, Decision(harmful=0.999))["harm"].tolist() == [0, 0, 0, 0]
+    assert decision.labels(p, Decision(follows=0.999))["harm"].tolist() == [0, 0, 0, 0]
     assert decision.from_json(Decision(2.0, 3.0, 0.2, 0.4).to_json()) == Decision(2.0, 3.0, 0.2, 0.4)
 
 

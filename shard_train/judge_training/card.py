@@ -55,7 +55,8 @@ def write(out: Path, recipe: Recipe) -> str:
         refusal=_table(found["refusal"], ("kappa", "weighted_kappa")),
         before=_before(),
         alarms=_alarms(out),
-        harmful=load(str(out)).decision.harmful,
+        refused=_refused(out),
+        follows=load(str(out)).decision.follows,
         risky=load(str(out)).decision.risky,
         recipe=", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
     )
@@ -91,6 +92,19 @@ def _before() -> str:
         cells = [_interval(found[axis]["all"]["measures"]["kappa"]) for axis in ("action", "harm")]
         lines.append(f"| {name} ({len(kept)} replies) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _refused(out: Path) -> str:
+    """How many held-out answers, most of them good ones, the judge that is kept takes for refusals."""
+    kept = [r for r in data.harmless() if r.held]
+    found = [one.labels["refusal"] for one in load(str(out)).read([(r.request, r.response) for r in kept])]
+    counts: dict[str, list[int]] = {}
+    for r, label in zip(kept, found, strict=True):
+        counts.setdefault(f"{HELD[r.set]}, {RISK[r.risky]} requests", []).append(label)
+    lines = ["| held-out responses | n | in part | in full |", "|---|---|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| {name} | {len(v)} | {v.count(1)} | {v.count(data.FULL)} |" for name, v in counts.items())]
+    )
 
 
 def _alarms(out: Path) -> str:

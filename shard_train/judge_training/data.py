@@ -186,8 +186,8 @@ def harmless() -> list[Example]:
 def of_refusal(row: Example) -> int | None:
     """What an example says of refusal, stated or by what follows; None where nothing does.
 
-    Do-Not-Answer's action 0 refuses in full, its action 5 not at all. A harmless answer to a benign request refuses
-    nothing, unless by its words it does (`lexical`): then nobody knows.
+    Action 0 refuses in full; action 5, of Do-Not-Answer or where a jailbreak's objective was achieved, not at all. A
+    harmless answer to a benign request refuses nothing, unless by its words it does (`lexical`): then nobody knows.
     """
     if row.refusal is not None:
         return row.refusal

@@ -274,3 +274,8 @@ def _target(label: int, classes: int, recipe: Recipe, second: int | None = None)
 def threads(number: int) -> None:
     """Compute on so many cores."""
     torch.set_num_threads(number)
+
+
+def cores() -> int:
+    """On how many cores it computes."""
+    return int(torch.get_num_threads())

@@ -1,7 +1,7 @@
 """The head of refusal fitted a second time, on the network as it was trained.
 
 XSTest's refusals are of 2023, and none of its answers is as careful or as long as good help to a delicate but benign
-question is today: a head that learned from them alone takes half of such help for a refusal. What else is known of
+question is today: a head that learned from them alone takes much of such help for a refusal. What else is known of
 refusal (`data.of_refusal`) settles that, without touching what the network reads.
 """
 
@@ -39,6 +39,9 @@ def head(
 
     Returns:
         Matrix and bias.
+
+    Raises:
+        RuntimeError: if the fit does not converge.
     """
     d, share = states.shape[1], weights / weights.sum()
 
@@ -50,6 +53,8 @@ def head(
         return float(-(share[:, None] * log * aims).sum() + near * (away**2).sum()), gradient
 
     found = minimize(loss, np.concatenate([first[0].ravel(), first[1]]), jac=True, method="L-BFGS-B")
+    if not found.success:
+        raise RuntimeError(f"the head of refusal did not settle: {found.message}")
     return found.x[: CLASSES * d].reshape(CLASSES, d), found.x[CLASSES * d :]
 
 
@@ -73,14 +78,14 @@ def refusal(rows: Sequence[Example], encoder: Encoder, learned: Learned, recipe:
     known = [(replace(r, refusal=label), r.refusal is None) for r in rows if (label := of_refusal(r)) is not None]
     dressed = [(disguised(r, 1.0, rng), new) for r, new in known]
     known += [(r, new) for r, new in dressed if r.refusal is not None]
-    held = [r for r in rows if of_refusal(r) is None and r.action is None and r.risky == 1]
-    states = encoder.states([(r.request, r.response) for r in (*(r for r, _ in known), *held)]).astype(float)
+    unlabelled = [r for r in rows if of_refusal(r) is None and r.action is None and r.risky == 1]
+    states = encoder.states([(r.request, r.response) for r in (*(r for r, _ in known), *unlabelled)]).astype(float)
     columns = HEADS["refusal"]
     first = learned["head.weight"][columns].astype(float), learned["head.bias"][columns].astype(float)
     said = np.eye(CLASSES)[[int(r.refusal or 0) for r, _ in known]]
     said = said * (1 - recipe.smoothing) + recipe.smoothing / CLASSES
     aims = np.concatenate([said, softmax(states[len(known) :] @ first[0].T + first[1], axis=1)])
-    weights = np.array([recipe.concluded if new else 1.0 for _, new in known] + [1.0] * len(held))
+    weights = np.array([recipe.concluded if new else 1.0 for _, new in known] + [1.0] * len(unlabelled))
     matrix, bias = head(states, aims, weights, first, recipe.near)
     found = {name: weight.copy() for name, weight in learned.items()}
     found["head.weight"][columns], found["head.bias"][columns] = matrix, bias

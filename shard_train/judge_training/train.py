@@ -22,7 +22,7 @@ from shard_eval.records import identity
 from shard_train.judge_training import graph, refit
 from shard_train.judge_training.calibration import MISSING, fit
 from shard_train.judge_training.data import FOLDS, Example, everything, split
-from shard_train.judge_training.fit import Recipe, train
+from shard_train.judge_training.fit import Recipe, cores, train
 from shard_train.judge_training.network import Learned, average, difference
 
 Say = Callable[[str], None]
@@ -116,7 +116,9 @@ def _claim(out: Path, recipe: Recipe, rows: list[Example]) -> None:
     if place.exists() and json.loads(place.read_text()) != work:
         raise UsageError(f"{out} holds the work of another recipe or other labels. Give another folder.")
     place.write_text(json.dumps(work, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (out / GRAPH).write_bytes(graph.build())
+    built, there = graph.build(), out / GRAPH
+    if not there.exists() or there.read_bytes() != built:  # another process may be reading it
+        there.write_bytes(built)
 
 
 def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, device: str = "cpu") -> HeldOut:
@@ -144,7 +146,7 @@ def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: st
     if not path.exists():
         say(f"{name}: the head of refusal")
         learned = load_file(trained)
-        _save(refit.refusal(rows, Encoder(trained, path.with_name(GRAPH)), learned, recipe), path)
+        _save(refit.refusal(rows, Encoder(trained, path.with_name(GRAPH), cores()), learned, recipe), path)
     return path
 
 
