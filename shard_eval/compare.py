@@ -35,7 +35,7 @@ class Matched:
     Attributes:
         rows: (candidate's, baseline's) response to the same record and epoch, with their pointwise verdicts.
         preferences: the pairwise judging, if there was any.
-        left_out: splits of further runs, of the same benchmark and judge, that are no evidence beside this one.
+        left_out: splits of further runs of the benchmark that are no evidence beside this one.
     """
 
     candidate: Run

@@ -349,9 +349,12 @@ def test_what_a_checkpoint_was_chosen_on_is_no_evidence_beside_test(script, resu
     (dev,) = Path(folder).glob("mini.dev-*")
     found = json.loads(shard("compare", str(dev), str(dev), "--log-dir", results, "--json").stdout)
     assert found["sets"][0]["splits"] == ["dev"] and not found["sets"][0]["left_out"]
-    assert (
-        len(shard("compare", folder, folder, "--plan").stdout.split("helpfulness")) > 3
-    )  # a pilot learns from dev too
+    planned = json.loads(shard("compare", folder, folder, "--plan", "--json").stdout)["lines"]
+    assert sorted(line["n"] for line in planned if line["part"] == "helpfulness") == [
+        12,
+        24,
+        36,
+    ]  # a pilot takes dev too
 
 
 def test_one_benchmark_with_two_judges_counts_with_both(script, results):

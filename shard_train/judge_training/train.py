@@ -131,7 +131,7 @@ def held_out_logits(out: Path, rows: list[Example], recipe: Recipe, say: Say, de
         path = _weights(out / f"without-{name}.safetensors", kept, recipe, say, f"without {name}", device)
         found += left
         # By the engine and the weights as they are shipped, not by the network as it was trained.
-        logits.append(Encoder(path, out / GRAPH).logits([(r.request, r.response) for r in left]))
+        logits.append(Encoder(path, out / GRAPH, cores()).logits([(r.request, r.response) for r in left]))
         folds += [name] * len(left)
     return HeldOut(found, np.concatenate(logits), folds)
 
