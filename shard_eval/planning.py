@@ -9,8 +9,10 @@ from typing import Any
 from shard_eval import benchmarks, judges, passports
 from shard_eval.compare import Matched, Terms, evidence
 from shard_eval.errors import UsageError, unknown
+from shard_eval.logs import Protocol
 from shard_eval.records import Axis
 from shard_eval.report import Grid
+from shard_eval.stats.claims import Evidence
 from shard_eval.stats.power import (
     joint_power,
     judge_noise,
@@ -158,17 +160,20 @@ def plan(names: Sequence[str], terms: Terms, assumed: Assumed, judge: str = "", 
 def pilot(matched: Sequence[Matched], terms: Terms) -> list[Line]:
     """The same from two Systems' runs: how often they differed, taken as what will be."""
     alpha, lines = (1 - terms.level) / 2, []
-    for m in matched:
+    parts: dict[tuple[Protocol, str, str], list[Evidence]] = {}
+    for m in matched:  # several, where its splits were scored one by one
         for e in evidence(m, terms):
-            scored = [a for a, b in zip(e.low, e.high, strict=True) if a == b]
-            if not scored:
-                continue
-            n = len(set(e.clusters))
-            win, loss = (sum(v > 0 for v in scored) / len(scored), sum(v < 0 for v in scored) / len(scored))
-            if e.margin is None:
-                lines.append(_superior(e.source, n, win, loss, alpha))
-            else:
-                lines.append(_inferior(e.part, e.source, n, win + loss, e.margin, alpha, {}))
+            parts.setdefault((m.candidate.protocol, e.part, e.source), []).append(e)
+    for (_, part, source), found in parts.items():
+        scored = [a for e in found for a, b in zip(e.low, e.high, strict=True) if a == b]
+        if not scored:
+            continue
+        n, margin = len({cluster for e in found for cluster in e.clusters}), found[0].margin
+        win, loss = (sum(v > 0 for v in scored) / len(scored), sum(v < 0 for v in scored) / len(scored))
+        if margin is None:
+            lines.append(_superior(source, n, win, loss, alpha))
+        else:
+            lines.append(_inferior(part, source, n, win + loss, margin, alpha, {}))
     return lines
 
 
