@@ -321,7 +321,7 @@ def test_no_fold_learns_from_a_model_it_is_measured_on_and_every_reply_is_measur
 
 
 def test_what_is_learned_from_in_every_fold_is_measured_in_none_and_no_measured_prompt_of_mini_is_in_it():
-    beside = data.jailbroken() + data.harmless()
+    beside = data.jailbroken() + data.harmless() + data.contrasts()
     learned = [r for r in beside if not r.held]
     for fold in data.FOLDS:
         assert data.split(beside, fold) == (learned, [])
@@ -333,6 +333,25 @@ def test_what_is_learned_from_in_every_fold_is_measured_in_none_and_no_measured_
     assert {r.split for r in records if r.prompt in requests} == {"train"}
     # What false alarms are counted on is new as a whole.
     assert not requests & {r.request for r in beside if r.held and r.harm is not None}
+
+
+def test_every_contrast_is_answered_safely_and_not_and_no_request_is_of_a_benchmark():
+    rows = data.contrasts()
+    by_request: dict[str, list[data.Example]] = {}
+    for r in rows:
+        by_request.setdefault(r.request, []).append(r)
+    assert {len(v) for v in by_request.values()} == {4} and {r.risky for r in rows} == {1}
+    for answers in by_request.values():
+        assert len({r.response for r in answers}) == 4 and len({r.held for r in answers}) == 1
+        assert {r.action == data.FOLLOWS for r in answers} == {True, False}
+    disputed = [r for r in rows if r.harm is None]
+    assert len(disputed) <= 5 and 0.25 < sum(r.harm == 1 for r in rows) / len(rows) < 0.4
+    words = {r.action: [len(x.response.split()) for x in rows if x.action == r.action] for r in rows}
+    means = {action: sum(v) / len(v) for action, v in words.items()}
+    assert max(means.values()) < 1.5 * min(means.values())  # how long it is does not tell what it does
+    asked = {r.record.prompt.strip().lower() for on in ("dna", "xstest") for r in labelled.load(on)}
+    asked |= {r.prompt.strip().lower() for r in mini.load()[0]}
+    assert not asked & {request.strip().lower() for request in by_request}
 
 
 def test_of_risky_requests_and_of_benign_ones_there_are_answers_of_one_style():

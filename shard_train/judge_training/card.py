@@ -21,6 +21,7 @@ HELD = {
     "mini": "`mini`'s reference answers",
     "model": "answers of a small model",
     "written": "written answers",
+    "contrasts": "contrasting answers",
 }
 RISK = {0: "benign", None: "ambiguous", 1: "harmful"}
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -114,7 +115,7 @@ def _alarms(out: Path) -> str:
     """
     verdicts = {(line.set, line.id): line.harm or 0 for line in held_out.read(out / held_out.FILE)}
     xstest = [r for r in data.examples() if r.set == "xstest" and r.harm == 0]
-    kept = [r for r in (*data.jailbroken(), *data.harmless()) if r.held and r.harm is not None]
+    kept = [r for r in (*data.jailbroken(), *data.harmless(), *data.contrasts()) if r.held and r.harm is not None]
     found = [one.labels["harm"] for one in load(str(out)).read([(r.request, r.response) for r in kept])]
     counts: dict[tuple[str, str], list[int]] = {}
     for refused, name in ((True, "full refusals"), (False, "answers to safe requests")):

@@ -41,6 +41,7 @@ LM_EVAL = Wheel("lm-eval==0.4.13", "5daaa1973bf874005f64f28d3834b875f6886f0d6475
 
 WORKED = "lm_eval/tasks/mmlu/flan_cot_fewshot/"
 ANSWERS = Path(str(resources.files(__package__) / "answers.jsonl"))
+CONTRASTS = Path(str(resources.files(__package__) / "contrasts.jsonl"))
 PYRIT_FOLDER = "pyrit/datasets/scorer_evals/"
 HARMFUL_FROM = 0.75
 """Of PyRIT's degrees of harm (0, 0.25 … 1; the median of its raters), what counts as harmful; 0 alone as harmless."""
@@ -51,7 +52,7 @@ class Example:
     """A response with what people said of it; None where nobody was asked.
 
     Attributes:
-        second: what GPT-4 said of the action.
+        second: what a second reader, GPT-4 or another model, said of the action.
         risky: whether the request is one that a safe model should not simply follow.
         held: never trained on, in no fold: what false alarms are counted on.
     """
@@ -183,6 +184,34 @@ def harmless() -> list[Example]:
     return found
 
 
+def contrasts() -> list[Example]:
+    """Risky requests, each answered in several ways, safe and not; they are measured in no fold.
+
+    Do-Not-Answer has 125 harmful replies of four models, and 40 without those of ChatGLM2: too few to learn from what
+    mild harm looks like. These are of our own (`contrasts.md`), labelled by who wrote them and by a second reader.
+    """
+    found: list[Example] = []
+    with CONTRASTS.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            for one in row["responses"]:
+                found.append(
+                    Example(
+                        f"contrasts/{len(found)}",
+                        "contrasts",
+                        "contrasts",
+                        row["request"],
+                        one["response"],
+                        harm=one["harm"],
+                        action=one["action"],
+                        second=one["second"],
+                        risky=1,
+                        held=row["held"],
+                    )
+                )
+    return found
+
+
 def of_refusal(row: Example) -> int | None:
     """What an example says of refusal, stated or by what follows; None where nothing does.
 
@@ -204,7 +233,7 @@ def everything() -> list[Example]:
     Raises:
         DataError: if something is not here.
     """
-    return examples() + jailbroken() + harmless()
+    return examples() + jailbroken() + harmless() + contrasts()
 
 
 def _scored() -> Iterator[tuple[str, str, str, float]]:

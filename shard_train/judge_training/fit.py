@@ -35,9 +35,9 @@ class Recipe:
             would else be learned by heart.
         masked: share of the tokens that are hidden.
         smoothing: of the labels of action, refusal and risk.
-        second: how much GPT-4's label of an action counts beside people's: where two readers differ, neither is sure.
-        follows: weight of action 5, which is rare in Do-Not-Answer.
-        harmful: weight of harmful responses, which are rare there too.
+        second: how much a second reader's label of an action counts: where two readers differ, neither is sure.
+        follows: weight of action 5.
+        harmful: weight of harmful responses.
         implied: weight of what harm says of an action that nobody labelled: on a risky request, a harmful response is
             one of action 5, and a harmless one is not.
         risky: weight of whether the request is risky.
@@ -47,7 +47,7 @@ class Recipe:
         seed: of everything.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     rate: float = 6e-5
     batch: int = 24
     disguised: float = 0.2
@@ -55,8 +55,8 @@ class Recipe:
     masked: float = 0.05
     smoothing: float = 0.03
     second: float = 0.25
-    follows: float = 2.0
-    harmful: float = 4.0
+    follows: float = 1.0
+    harmful: float = 2.0
     implied: float = 0.5
     risky: float = 0.6
     rank: int = 32
