@@ -26,13 +26,13 @@ def train_embedded(
     threads: int,
     device: str,
 ) -> None:
-    """Train a small judge on the human labels of Do-Not-Answer, XSTest and PyRIT, and measure it.
+    """Train a small judge on human labels (Do-Not-Answer, XSTest, PyRIT) and answers of our own, and measure it.
 
     Four trainings, each without one source model, on which it is measured; their average is kept. After each the head
-    of refusal is fitted once more. Some eighty minutes each on one core with half precision (`--fold NAME --threads 1`,
-    one process a core, shares the work). What is finished in --out is not done again. Needs SHARD_DATA_DIR with the
-    released labels and the extra `train`. --out then holds the judge with its card, and `--judge trained:OUT` uses it.
-    The `embedded` judge was made so.
+    of refusal is fitted once more. Some seventy minutes each on one core with half precision where nothing else runs on
+    it (`--fold NAME --threads 1`, one process a core, shares the work). What is finished in --out is not done again.
+    Needs SHARD_DATA_DIR with the released labels and the extra `train`. --out then holds the judge with its card, and
+    `--judge trained:OUT` uses it. The `embedded` judge was made so, by the recipe and examples that its card names.
     """
     from shard_train.judge_training import card
     from shard_train.judge_training.data import FOLDS
