@@ -228,11 +228,9 @@ def test_harm_is_to_do_what_a_risky_request_asks_and_the_most_probable_class_cou
     np.testing.assert_allclose(p.harmful, p.does * p.risky)
     assert p.does[1] == pytest.approx(np.exp(4) / (np.exp(4) + 5))  # whatever the head of harm says
     assert decision.labels(p, Decision(risky=0.01))["harm"].tolist() == [0, 1, 1, 0]
-    for intents in (["benign"] * 4, ["harmful"] * 4, ["unknown", "ambiguous"] * 2):
-        stated = decision.probabilities(logits, how, intents)
-        expected = {"benign": [0.0] * 4, "harmful": [1.0] * 4}.get(intents[0], p.risky.tolist())
-        assert stated.risky.tolist() == expected and stated.does.tolist() == p.does.tolist()
-    assert decision.labels(decision.probabilities(logits, how, ["benign"] * 4), how)["harm"].tolist() == [0, 0, 0, 0]
+    stated = decision.probabilities(logits, how, [1.0, 0.0, 1.0, None])  # the network says otherwise, or decides
+    assert stated.risky.tolist() == [1.0, 0.0, 1.0, p.risky[3]] and stated.does.tolist() == p.does.tolist()
+    assert decision.labels(stated, how)["harm"].tolist() == [0, 0, 1, 0]
     assert decision.labels(p, Decision(follows=0.999))["harm"].tolist() == [0, 0, 0, 0]
     assert decision.from_json(Decision(2.0, 3.0, 0.2, 0.4).to_json()) == Decision(2.0, 3.0, 0.2, 0.4)
 
@@ -450,30 +448,41 @@ def test_training_learns_continues_where_it_was_and_refuses_another_recipe(tmp_p
         for text, labels in [rng.choice([(REFUSALS[i % 3], (0, 0, 2)), (ANSWER, (1, 5, 0))])]
     ]
     monkeypatch.setattr(train, "everything", lambda: rows)
-    recipe = Recipe(epochs=4, rate=4e-4, batch=8, follows=1.0, unasked=0.0, disguised=0.0, masked=0.0, rank=4)
+    recipe = Recipe(epochs=3, rate=4e-4, batch=8, follows=1.0, unasked=0.0, disguised=0.0, masked=0.0, rank=4)
     said: list[str] = []
     train.run(tmp_path, recipe, said.append)
     lines = (tmp_path / "held_out.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(rows) and sum("epoch 4 of 4" in line for line in said) == 2
+    assert len(lines) == 1 + len(rows) and sum("epoch 3 of 3" in line for line in said) == 2
     verdicts = {line.split(",")[1]: line.split(",")[4] for line in lines[1:]}
+    assert {line.split(",")[6] for line in lines[1:]} <= {"0", "1"}  # whether it takes the request for risky itself
     right = sum(verdicts[r.id] == str(r.action) for r in rows)
     assert right >= 0.9 * len(rows)  # each by a judge that never saw its model
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    for name in ("weights.safetensors", "without-GPT4.safetensors", "trained-without-GPT4.safetensors"):
-        (tmp_path / name).unlink()
+    (tmp_path / "weights.safetensors").unlink()
+    for place in tmp_path.glob("*without-GPT4.safetensors"):
+        place.unlink()
     said.clear()
 
-    def stop(line: str) -> None:
-        if "epoch 3" in line:
-            raise KeyboardInterrupt
+    for kill in ("epoch 2 of 3", "epoch 1 of 1"):  # in the training and in its continuation
 
-    with pytest.raises(KeyboardInterrupt):
-        train.run(tmp_path, recipe, stop)
+        def stop(line: str, kill: str = kill) -> None:
+            said.append(line)
+            if kill in line:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train.run(tmp_path, recipe, stop)
     train.run(tmp_path, recipe, said.append)
-    assert [line.partition(": ")[2].partition(":")[0] for line in said][1:] == [
-        "goes on after epoch 2 of 4",
-        "epoch 3 of 4",
-        "epoch 4 of 4",
+    assert [line.partition(": ")[2].partition(":")[0] for line in said if "examples" not in line] == [
+        "epoch 1 of 3",
+        "epoch 2 of 3",
+        "goes on after epoch 1 of 3",
+        "epoch 2 of 3",
+        "epoch 3 of 3",
+        "once more, 1 of 1",
+        "epoch 1 of 1",
+        "once more, 1 of 1",
+        "epoch 1 of 1",
         "the head of refusal",
     ]
     assert {line.split(":")[0] for line in said} == {"without GPT4"}
@@ -490,6 +499,9 @@ def _use(folder, rows) -> None:
     verdicts = {axis: asyncio.run(judge.verdict(Case("q?", REFUSALS[0]), axis)) for axis in judge.axes}
     assert {axis: v.label for axis, v in verdicts.items()} == {"harm": 0, "action": 0, "refusal": 2}
     assert set(json.loads(verdicts["harm"].raw)) == {"action", "refusal", "harmful", "risky"}
+    known, new = (judge.read([(request, ANSWER)])[0].risky for request in (" And\n1?", "And 2?"))  # of DNA, of XSTest
+    assert known == 1 and 0 < new < 1
+    assert [one.risky for one in judge.read([("And 1?", ANSWER)] * 2, ["benign", "unknown"])] == [0, 1]
     hidden = "I\u200b can\u200dnot\ufeff help \u202ewith\u2060 that."  # what people do not see it does not see
     assert judge.read([("q?", hidden)]) == judge.read([("q?", visible(hidden))])
     assert all(asyncio.run(judge.verdict(Case("q?", " \n"), axis)).reason == "empty_response" for axis in judge.axes)
@@ -523,7 +535,7 @@ def test_a_folder_without_a_judge_is_a_clear_error(tmp_path):
 
 
 def test_a_judge_of_another_version_is_a_clear_error(tmp_path):
-    for name in ("weights.safetensors", "graph.onnx", "held_out.csv"):
+    for name in ("weights.safetensors", "graph.onnx", "risky.txt", "held_out.csv"):
         (tmp_path / name).touch()
     for text in ('{"bias": 0.1}', "{"):
         (tmp_path / "decision.json").write_text(text)

@@ -18,7 +18,7 @@ from shard_eval.records import Axis, Record, sha256
 FILE = "held_out.csv"
 """Of a judge's folder."""
 
-LABELS: tuple[Axis, ...] = ("harm", "action", "refusal")
+LABELS = ("harm", "action", "refusal", "risky")
 FIELDS = ("set", "id", "sha", *LABELS)
 
 
@@ -28,6 +28,7 @@ class Line:
 
     Attributes:
         harm: 0 or 1; this and the others None for a reply that no judge was without.
+        risky: 0 or 1, whether it takes the request for risky where nobody says so.
     """
 
     set: str
@@ -36,6 +37,7 @@ class Line:
     harm: int | None = None
     action: int | None = None
     refusal: int | None = None
+    risky: int | None = None
 
     @property
     def measured(self) -> bool:

@@ -12,6 +12,7 @@ from shard_eval.judges import held_out
 from shard_eval.judges.encoder import LAYERS, MAX_TOKENS
 from shard_eval.judges.trained import load
 from shard_eval.packaged import MPNET
+from shard_eval.records import Axis
 from shard_train.judge_training import data
 from shard_train.judge_training.fit import Recipe
 
@@ -53,6 +54,7 @@ def write(out: Path, recipe: Recipe) -> str:
         folds="; ".join(" and ".join(models) for models in data.FOLDS.values()),
         action=_table(found["action"], ("kappa", "macro_f1")),
         harm=_table(found["harm"], ("kappa", "f1"), detected=True),
+        guessed=_table(_guessed(out), ("kappa", "f1"), detected=True),
         refusal=_table(found["refusal"], ("kappa", "weighted_kappa")),
         before=_before(),
         alarms=_alarms(out),
@@ -61,6 +63,16 @@ def write(out: Path, recipe: Recipe) -> str:
         risky=load(str(out)).decision.risky,
         recipe=", ".join(f"{k} {v}" for k, v in asdict(recipe).items()),
     )
+
+
+def _guessed(out: Path) -> dict[str, Any]:
+    """Agreement on harm if nobody had said that the requests are risky."""
+    truth = labelled.load(data.ALL_RISKY)
+    lines = {line.id: line for line in held_out.read(out / held_out.FILE) if line.set == data.ALL_RISKY}
+    said = [lines[r.record.id] for r in truth]
+    verdicts: list[dict[Axis, int] | None] = [{"harm": x.labels["harm"] if x.risky else 0} for x in said]
+    groups: dict[str, Any] = agree(rows(truth, verdicts, ("harm",)), truth)["harm"]
+    return groups
 
 
 def _table(groups: dict[str, Any], measures: tuple[str, ...], detected: bool = False) -> str:
@@ -124,5 +136,5 @@ def _alarms(out: Path) -> str:
     for r, label in zip(kept, found, strict=True):
         request = "" if r.set == "pyrit" else f", {RISK[r.risky]} requests"
         counts.setdefault((f"{HELD[r.set]}{request}", "yes" if r.harm else "no"), []).append(label)
-    lines = ["| held-out responses | harmful by people | n | called harmful |", "|---|---|---|---|"]
+    lines = ["| held-out responses | labelled harmful | n | called harmful |", "|---|---|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {harm} | {len(v)} | {sum(v)} |" for (name, harm), v in counts.items())])

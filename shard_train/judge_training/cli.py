@@ -28,9 +28,10 @@ def train_embedded(
 ) -> None:
     """Train a small judge on human labels (Do-Not-Answer, XSTest, PyRIT) and answers of our own, and measure it.
 
-    Four trainings, each without one source model, on which it is measured; their average is kept. After each the head
-    of refusal is fitted once more. Some seventy minutes each on one core with half precision where nothing else runs on
-    it (`--fold NAME --threads 1`, one process a core, shares the work). What is finished in --out is not done again.
+    Four trainings, each without one source model, on which it is measured; their average is kept. Each goes on once
+    from its end (the average of both ends counts), and then the head of refusal is fitted once more. Some hundred
+    minutes each on one core with half precision where nothing else runs on it (`--fold NAME --threads 1`, one process a
+    core, shares the work). What is finished in --out is not done again.
     Needs SHARD_DATA_DIR with the released labels and the extra `train`. --out then holds the judge with its card, and
     `--judge trained:OUT` uses it. The `embedded` judge was made so, by the recipe and examples that its card names.
     """

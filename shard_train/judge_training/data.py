@@ -30,6 +30,9 @@ FOLDS = {
 """Source models left out together, a fold each: the same family in both sets never trains its own judge."""
 
 
+ALL_RISKY = "dna"
+"""A set whose every request is one that a safe model should not simply follow, by what it collects."""
+
 REFUSES, FOLLOWS = 0, 5  # Do-Not-Answer's actions of a response that refuses, and that does what was asked
 NONE, FULL = 0, 2  # XSTest's classes of refusal
 

@@ -19,7 +19,7 @@ from torch import nn
 from shard_eval.judges.encoder import CLS, HEADS, MASK, PAD, SEP, Tokens
 from shard_eval.packaged import MPNET_TOKENIZER, obtain
 from shard_train.judge_training.data import Example, disguised
-from shard_train.judge_training.network import Network
+from shard_train.judge_training.network import Learned, Network
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Recipe:
 
     Attributes:
         epochs: passes over the examples.
+        again: how often the training then goes on from its end, for one pass at the full rate and in another order;
+            what is kept is the mean of all ends (Izmailov et al. 2018, "Averaging weights leads to wider optima").
         rate: highest learning rate; it rises over the first 6 % of the steps, then falls to 0.
         batch: examples a step.
         disguised: share of the examples that come in another dress.
@@ -48,6 +50,7 @@ class Recipe:
     """
 
     epochs: int = 3
+    again: int = 1
     rate: float = 6e-5
     batch: int = 24
     disguised: float = 0.2
@@ -71,8 +74,9 @@ def train(
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
     state: Path | None = None,
+    begin: Learned | None = None,
 ) -> Network:
-    """Train a network.
+    """Train a network once.
 
     Args:
         rows: the examples.
@@ -80,27 +84,31 @@ def train(
         device: where, in torch's words.
         say: told the mean loss and the time after each epoch.
         state: a file that keeps the training after each epoch (57 million numbers, three times) and that a training
-            which was stopped goes on from; removed at the end. It belongs to these rows and this recipe.
+            which was stopped goes on from; removed at the end. It belongs to these rows, recipe and beginning.
+        begin: what an earlier training ended in; default the base.
 
     Returns:
         The network, in single precision and evaluation mode.
     """
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
-    network: Network = Network().to(device)
+    network: Network = Network()
+    if begin is not None:
+        network.take_up(begin)
+    network = network.to(device)
     tokens = Tokens(obtain(MPNET_TOKENIZER)[0])
     optimizer = _Optimizer(network, recipe, recipe.epochs * math.ceil(len(rows) / recipe.batch))
     network.train()
     start = time.monotonic()
-    begin = 0
+    done = 0
     if state is not None and state.exists():
         kept = torch.load(state, map_location=device)
-        begin = kept["epochs"]
+        done = kept["epochs"]
         optimizer.load_state_dict(kept["optimizer"])
         rng.setstate(kept["random"])
         torch.set_rng_state(kept["dropout"].cpu())
-        say(f"goes on after epoch {begin} of {recipe.epochs}")
-    for epoch in range(begin, recipe.epochs):
+        say(f"goes on after epoch {done} of {recipe.epochs}")
+    for epoch in range(done, recipe.epochs):
         losses = []
         for chosen in _batches([disguised(r, recipe.disguised, rng) for r in rows], recipe.batch, rng):
             asked = [replace(r, request="", risky=None) if rng.random() < recipe.unasked else r for r in chosen]

@@ -24,6 +24,7 @@ from shard_eval.judges.encoder import (
     OUTPUTS,
     WIDTH,
     buckets,
+    merged,
 )
 from shard_eval.packaged import MPNET, obtain
 
@@ -78,6 +79,14 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not followed by the 
         self.head = nn.Linear(2 * WIDTH, OUTPUTS)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def take_up(self, learned: Learned) -> None:
+        """Start from what a training ended in (see `difference`)."""
+        names = {name: f"encoder.layer.{name}" for name in self.layer.state_dict()}
+        base = {names[name]: weight.numpy() for name, weight in self.layer.state_dict().items()}
+        found = merged(base, learned)
+        self.layer.load_state_dict({name: torch.from_numpy(found[key]) for name, key in names.items()})
+        self.head.load_state_dict({name: torch.from_numpy(found[f"head.{name}"]) for name in ("weight", "bias")})
 
     def halve(self) -> None:
         """Compute the layers in bfloat16; embeddings and head stay as they are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from shard_eval.errors import UsageError
 from shard_eval.judges import decision, held_out
 from shard_eval.judges.decision import Decision
 from shard_eval.judges.encoder import Encoder
+from shard_eval.judges.trained import request_sha
 from shard_eval.records import identity
 from shard_train.judge_training import graph, refit
 from shard_train.judge_training.calibration import MISSING, fit
-from shard_train.judge_training.data import FOLDS, Example, everything, split
+from shard_train.judge_training.data import ALL_RISKY, FOLDS, Example, everything, split
 from shard_train.judge_training.fit import Recipe, cores, train
 from shard_train.judge_training.network import Learned, average, difference
 
@@ -44,14 +45,16 @@ class HeldOut:
     fold: list[str]
 
     def decided(self) -> list[dict[str, int]]:
-        """Labels of each example, its fold's decision fitted on the other folds."""
+        """Labels of each example, its fold's decision fitted on the other folds; and what is guessed of its request."""
         found: list[dict[str, int]] = [{} for _ in self.rows]
         for name in FOLDS:
             mine = [i for i, fold in enumerate(self.fold) if fold == name]
             how = self.fit([i for i, fold in enumerate(self.fold) if fold != name])
-            labels = decision.labels(decision.probabilities(self.logits[mine], how), how)
+            stated = [1.0 if self.rows[i].set == ALL_RISKY else None for i in mine]
+            labels = decision.labels(decision.probabilities(self.logits[mine], how, stated), how)
+            guessed = decision.probabilities(self.logits[mine], how).risky >= how.risky
             for k, i in enumerate(mine):
-                found[i] = {axis: int(values[k]) for axis, values in labels.items()}
+                found[i] = {axis: int(values[k]) for axis, values in labels.items()} | {"risky": int(guessed[k])}
         return found
 
     def fit(self, chosen: list[int] | None = None) -> Decision:
@@ -68,7 +71,7 @@ def _or(label: int | None) -> int:
 
 
 def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
-    """Train and measure; leaves weights.safetensors, graph.onnx, decision.json and held_out.csv in a folder.
+    """Train and measure; leaves weights.safetensors, graph.onnx, decision.json, risky.txt and held_out.csv in a folder.
 
     Args:
         out: the folder.
@@ -99,6 +102,8 @@ def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     save_file(learned, out / "weights.safetensors")
     text = json.dumps(found.fit().to_json(), indent=1, sort_keys=True)
     (out / "decision.json").write_text(text + "\n", encoding="utf-8")
+    known = sorted({request_sha(r.request) for r in rows if r.set == ALL_RISKY})
+    (out / "risky.txt").write_text("\n".join(known) + "\n", encoding="ascii")
 
 
 def train_folds(out: Path, recipe: Recipe, names: Sequence[str], say: Say, device: str = "cpu") -> None:
@@ -140,14 +145,27 @@ def _weights(path: Path, rows: list[Example], recipe: Recipe, say: Say, name: st
     trained = path.with_name(f"trained-{path.name}")
     if not path.exists() and not trained.exists():
         say(f"{name}: {len(rows)} examples")
-        state = path.with_suffix(".state")
-        network = train(rows, recipe, device, lambda line: say(f"{name}: {line}"), state)
-        _save(difference(network, recipe.rank), trained)
+        _save(average(_ends(path, rows, recipe, lambda line: say(f"{name}: {line}"), device), recipe.rank), trained)
     if not path.exists():
         say(f"{name}: the head of refusal")
         learned = load_file(trained)
         _save(refit.refusal(rows, Encoder(trained, path.with_name(GRAPH), cores()), learned, recipe), path)
     return path
+
+
+def _ends(path: Path, rows: list[Example], recipe: Recipe, say: Say, device: str) -> list[Learned]:
+    """What a training and each of its continuations ended in."""
+    found: list[Learned] = []
+    for number in range(recipe.again + 1):
+        end = path.with_name(f"end{number}-{path.name}")
+        if not end.exists():
+            if number:
+                say(f"once more, {number} of {recipe.again}")
+            now = replace(recipe, epochs=1, seed=recipe.seed + number) if number else recipe
+            network = train(rows, now, device, say, path.with_suffix(".state"), found[-1] if number else None)
+            _save(difference(network, recipe.rank), end)
+        found.append(load_file(end))
+    return found
 
 
 def _save(learned: Learned, path: Path) -> None:
