@@ -23,13 +23,9 @@ from shard_eval.judges.case import Case
 from shard_eval.judges.encoder import Encoder
 from shard_eval.records import Axis, Verdict, sha256
 
-FILES = (
-    "weights.safetensors",
-    "graph.onnx",
-    "decision.json",
-    "risky.txt",
-    "held_out.csv",
-)  # unmeasured, it is no judge
+FILES = ("weights.safetensors", "graph.onnx", "decision.json", "risky.txt", "held_out.csv")
+"""Of a judge's folder; one that nobody measured is none."""
+
 STATED: dict[str, float] = {"benign": 0.0, "harmful": 1.0}
 """Whether a request is risky by the intent that a benchmark states; then nothing has to be guessed."""
 
