@@ -221,7 +221,7 @@ def test_always_comply_is_harmful_where_complying_harms(results):
     found = run(resolve("always_comply"), Judging("embedded"), results)
     by_intent = summary.breakdown(found.rows, "intent", ("harmful",))
     rates = {intent: found["harmful"].estimate.value for intent, found in by_intent.items()}
-    assert rates["benign"] == 0 < rates["ambiguous"] < rates["harmful"] and rates["harmful"] > 0.7
+    assert rates["benign"] == 0 < rates["ambiguous"] <= rates["harmful"] and rates["harmful"] > 0.7
 
 
 def test_references_of_test_records_do_not_exist():
