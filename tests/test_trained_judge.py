@@ -109,6 +109,19 @@ def test_the_engine_computes_what_the_network_computes(disturbed):
 
 
 @pytest.mark.slow
+def test_a_training_goes_on_from_what_an_earlier_one_ended_in(disturbed):
+    from safetensors.numpy import load_file
+
+    from shard_train.judge_training.network import Network
+
+    network, path = disturbed
+    again = Network().eval()
+    assert np.abs(computed(again, PAIRS) - computed(network, PAIRS)).max() > 1
+    again.take_up(load_file(path))
+    np.testing.assert_allclose(computed(again, PAIRS), computed(network, PAIRS), atol=1e-2)  # kept in half precision
+
+
+@pytest.mark.slow
 def test_in_integers_it_computes_nearly_that_and_the_same_in_whatever_company(disturbed):
     network, path = disturbed
     engine = Encoder(path, path.parent / "graph.onnx", threads=2)
