@@ -25,6 +25,7 @@ from shard_eval.benchmarks.labelled_files import RESERVED
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import held_out, lexical
 from shard_eval.judges.rules import HELD_OUT
+from shard_eval.judges.trained import text_sha
 from shard_eval.logs import Protocol, Row, read_run
 from shard_eval.pairs import read_preferences
 from shard_eval.records import AXES, Axis, Record, sha256
@@ -167,7 +168,7 @@ def _refuse_learned(judging: score.Judging, on: str, records: Sequence[Record]) 
             continue
         lines = held_out.read(trained.folder / held_out.FILE)
         shas = {line.sha for line in lines if judging.members or not line.measured}
-        learned = sum(held_out.reply_sha(r.prompt, r.response or "") in shas for r in records)
+        learned = sum(text_sha(r.prompt, r.response or "") in shas for r in records)
         if learned:
             raise UsageError(
                 f"{'the panel member' if judging.members else 'judge'} {kind!r} was trained on {learned} of the "

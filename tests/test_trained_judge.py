@@ -21,7 +21,7 @@ from shard_eval.benchmarks import labelled, mini
 from shard_eval.errors import DataError, UsageError
 from shard_eval.judges import Case, decision, held_out, resolve
 from shard_eval.judges.decision import Decision
-from shard_eval.judges.embedded import EmbeddedJudge
+from shard_eval.judges.embedded import MODEL, EmbeddedJudge
 from shard_eval.judges.encoder import (
     CLS,
     HEADS,
@@ -36,6 +36,7 @@ from shard_eval.judges.encoder import (
     rounded,
     visible,
 )
+from shard_eval.judges.trained import text_sha
 from shard_eval.packaged import MPNET, MPNET_TOKENIZER, Packaged, obtain
 from shard_eval.records import Record
 from shard_train.judge_training import calibration, data, refit, rewrapping
@@ -315,6 +316,26 @@ def test_what_other_labels_say_of_refusal(labels, expected):
     assert data.of_refusal(row) == expected
 
 
+def test_a_fold_is_told_what_is_known_of_requests_and_its_guess_stands_beside_it():
+    from shard_train.judge_training.train import HeldOut
+
+    logits = np.zeros((8, OUTPUTS))
+    logits[:, 5], logits[:, 10] = 6, np.tile((-3, 3), 4)  # each follows; every second request looks risky
+    sets = ("dna", "dna", "xstest", "xstest") * 2
+    rows = [data.Example(f"{i}", s, "m", "q", "r", harm=1, action=5, refusal=0) for i, s in enumerate(sets)]
+    found = HeldOut(rows, logits, ["GPT4"] * 4 + ["ChatGPT"] * 4).decided()
+    assert [one["harm"] for one in found] == [1, 1, 0, 1] * 2
+    assert [one["risky"] for one in found] == [0, 1] * 4
+
+
+@pytest.mark.slow
+def test_the_card_of_the_judge_in_the_package_is_what_its_command_writes():
+    from shard_train.judge_training import card
+    from shard_train.judge_training.fit import Recipe
+
+    assert card.write(MODEL, Recipe()) == (MODEL / "CARD.md").read_text(encoding="utf-8")
+
+
 # --- what it learns from -----------------------------------------------------------------------------------------
 
 
@@ -530,7 +551,7 @@ def _use(folder, rows) -> None:
 
 
 def test_nothing_is_measured_on_what_every_fold_learned_from(tmp_path, monkeypatch):
-    held_out.write(tmp_path / "held_out.csv", [held_out.Line("mini", "a", held_out.reply_sha("q?", "A reply."))])
+    held_out.write(tmp_path / "held_out.csv", [held_out.Line("mini", "a", text_sha("q?", "A reply."))])
     (line,) = held_out.read(tmp_path / "held_out.csv")
     assert not line.measured and held_out.verdicts(
         [Record("x", "1", "q?", response="A reply.")], tmp_path / "held_out.csv"
@@ -558,7 +579,7 @@ def test_a_judge_of_another_version_is_a_clear_error(tmp_path):
 
 def test_held_out_verdicts_are_found_by_id_or_by_text_and_a_stranger_has_none(tmp_path):
     record = Record("dna", "GPT4/1", "q?", response="A reply.", source="GPT4")
-    line = held_out.Line("dna", "GPT4/1", held_out.reply_sha("q?", "A reply."), 1, 5, 0)
+    line = held_out.Line("dna", "GPT4/1", text_sha("q?", "A reply."), 1, 5, 0)
     other = held_out.Line("dna", "ChatGPT/1", line.sha, 0, 0, 2)
     held_out.write(tmp_path / "h.csv", [line, other])
     assert sorted(held_out.read(tmp_path / "h.csv"), key=lambda x: x.id) == [other, line]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shard_eval.judges.trained import HARMFUL
-from shard_eval.records import Axis, Record, sha256
+from shard_eval.judges.trained import HARMFUL, text_sha
+from shard_eval.records import Axis, Record
 
 FILE = "held_out.csv"
 """Of a judge's folder."""
@@ -50,11 +50,6 @@ class Line:
         return {"harm": (self.harm or 0) * HARMFUL, "action": self.action or 0, "refusal": self.refusal or 0}
 
 
-def reply_sha(request: str, response: str) -> str:
-    """Hash by which a reply is found again in another file, whatever became of its white space there."""
-    return sha256("\0".join(" ".join(text.split()) for text in (request, response)))[:16]
-
-
 def write(path: Path, lines: Sequence[Line]) -> None:
     """Write verdicts, sorted."""
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -85,7 +80,7 @@ def verdicts(records: Sequence[Record], path: Path) -> list[dict[Axis, int] | No
     by_text = {line.sha: line for line in lines}
     found = []
     for record in records:
-        sha = reply_sha(record.prompt, record.response or "")
+        sha = text_sha(record.prompt, record.response or "")
         line = by_id.get((record.benchmark, record.id, sha)) or by_text.get(sha)
         found.append(None if line is None else line.labels)
     return found

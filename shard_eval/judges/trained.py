@@ -57,9 +57,9 @@ class Reading:
         return json.dumps({name: [round(p, 3) for p in values] for name, values in lists.items()})
 
 
-def request_sha(request: str) -> str:
-    """Hash by which a request is found again, whatever became of its white space."""
-    return sha256(" ".join(request.split()))[:16]
+def text_sha(*texts: str) -> str:
+    """Hash by which a request, or a request and its response, is found again, whatever became of their white space."""
+    return sha256("\0".join(" ".join(text.split()) for text in texts))[:16]
 
 
 @lru_cache(maxsize=4)
@@ -140,7 +140,7 @@ class TrainedJudge:
 
     def _stated(self, request: str, intent: str) -> float | None:
         """1 or 0 where it is known whether a request is risky, else None."""
-        return STATED.get(intent, 1.0 if request_sha(request) in self._risky else None)
+        return STATED.get(intent, 1.0 if text_sha(request) in self._risky else None)
 
     def _alone(self, request: str, response: str, intent: str) -> Reading:
         return self.read([(request, response)], [intent])[0]

@@ -49,6 +49,7 @@ def write(out: Path, recipe: Recipe) -> str:
         base=MPNET.package.format(1),
         pyrit=data.PYRIT.package,
         worked=data.LM_EVAL.package,
+        mild=sum(r.harm == 1 and not r.held for r in data.contrasts()),
         tokens=MAX_TOKENS,
         layers=LAYERS,
         folds="; ".join(" and ".join(models) for models in data.FOLDS.values()),

@@ -18,7 +18,7 @@ from shard_eval.errors import UsageError
 from shard_eval.judges import decision, held_out
 from shard_eval.judges.decision import Decision
 from shard_eval.judges.encoder import Encoder
-from shard_eval.judges.trained import request_sha
+from shard_eval.judges.trained import text_sha
 from shard_eval.records import identity
 from shard_train.judge_training import graph, refit
 from shard_train.judge_training.calibration import MISSING, fit
@@ -87,14 +87,12 @@ def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     _claim(out, recipe, rows)
     found = held_out_logits(out, rows, recipe, say, device)
     lines = [
-        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response), **d)
+        held_out.Line(r.set, r.id, text_sha(r.request, r.response), **d)
         for r, d in zip(found.rows, found.decided(), strict=True)
     ]
     measured = {r.id for r in found.rows}
     lines += [
-        held_out.Line(r.set, r.id, held_out.reply_sha(r.request, r.response))
-        for r in rows
-        if r.id not in measured and not r.held
+        held_out.Line(r.set, r.id, text_sha(r.request, r.response)) for r in rows if r.id not in measured and not r.held
     ]
     held_out.write(out / held_out.FILE, lines)
     # Every label counts in three of the four, and nothing is shipped that was not measured in its parts.
@@ -102,7 +100,7 @@ def run(out: Path, recipe: Recipe, say: Say, device: str = "cpu") -> None:
     save_file(learned, out / "weights.safetensors")
     text = json.dumps(found.fit().to_json(), indent=1, sort_keys=True)
     (out / "decision.json").write_text(text + "\n", encoding="utf-8")
-    known = sorted({request_sha(r.request) for r in rows if r.set == ALL_RISKY})
+    known = sorted({text_sha(r.request) for r in rows if r.set == ALL_RISKY})
     (out / "risky.txt").write_text("\n".join(known) + "\n", encoding="ascii")
 
 
